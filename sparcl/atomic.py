@@ -1,0 +1,42 @@
+"""Files that are either whole or absent: write beside the target, flush to disk, rename over it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from sparcl.errors import RunError, UserError
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Replace ``path`` by ``data`` in one step; a reader sees the old file or the new one, never a part.
+
+    Raises:
+        UserError: the folder cannot be created or written to.
+        RunError: the write itself failed (disk full, quota); the old file is untouched.
+    """
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    except OSError as error:
+        raise UserError(
+            f"{target.parent}: expected a folder that can be written to ({error.strerror or error})"
+        ) from error
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, target)
+    except BaseException as error:
+        Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise RunError(f"{target}: could not be written ({error.strerror or error})") from error
+        raise
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Like :func:`write_bytes` for UTF-8 text."""
+    write_bytes(path, text.encode("utf-8"))

@@ -1,0 +1,26 @@
+"""The two ways a command can fail, and how a mistyped name is answered."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Bad input: one line that names the key or file and says what was expected. Exit status 2."""
+
+
+class RunError(Exception):
+    """A run that started and could not be finished (non-finite loss, full disk, ...). Exit status 1."""
+
+
+def suggest(name: object, choices: Iterable[str]) -> str:
+    """Return ``" (did you mean 'x'?)"`` for the nearest of ``choices``, or an empty string."""
+    nearest = difflib.get_close_matches(str(name), list(choices), n=1, cutoff=0.5)
+    return f" (did you mean '{nearest[0]}'?)" if nearest else ""
+
+
+def one_line(text: object, limit: int = 300) -> str:
+    """Fold any text into one printable line of at most ``limit`` characters."""
+    folded = " ".join(str(text).split())
+    return folded if len(folded) <= limit else folded[: limit - 1] + "…"
