@@ -1,0 +1,76 @@
+"""Streams: labelled images cut into a sequence of tasks, each with classes of its own.
+
+>>> info = describe("split-cifar10")               # sizes and normalization; needs no data on disk
+>>> stream = load("split-cifar10", root="data")    # downloads and decodes on first use
+
+Options (a mapping; every stream takes the first three):
+
+``class_order_seed``
+    Integer: the classes are dealt to the tasks in the order
+    ``numpy.random.RandomState(seed).permutation(classes)``, the convention of iCaRL and its successors, so
+    that their seed 1993 gives their order. NumPy guarantees that this generator never changes. Absent: the
+    data set's own order.
+``tasks``
+    Number of equal tasks; must divide the number of classes.
+``validation``
+    Fraction in (0, 1) of the training images, the same in every class, that is held out and *replaces the
+    test set* (hyper-parameters are chosen on it; the test images are then not used at all). Which images
+    are held out is fixed.
+``path``, ``size``, ``pad``, ``flip``
+    Of the ``folder`` stream: see :mod:`sparcl.streams.sources.folder`.
+
+The data root is the argument ``root``, else the environment variable ``SPARCL_DATA``, else ``data`` in the
+current folder. Decoded images are cached there once (:mod:`sparcl.streams.cache`) and memory-mapped by
+every cell.
+
+**To add a stream**, put one file into ``sparcl/streams/sources/`` that defines ``SOURCES``, a tuple of
+:class:`~sparcl.streams.source.Source` objects (:mod:`sparcl.streams.sources.digits` is the shortest
+example), or name a module like that in the entry-point group ``sparcl.streams`` of a package installed
+beside this one. A source says what the images are and how to read them; class order, tasks, validation,
+cache and augmentation come with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sparcl.streams import cache, layout
+from sparcl.streams.options import parse
+from sparcl.streams.source import data_root, find, names
+from sparcl.streams.stream import Stream, StreamInfo, Task
+
+__all__ = ["Stream", "StreamInfo", "Task", "data_root", "describe", "load", "names"]
+
+
+def describe(name: str, options: Mapping[str, Any] | None = None) -> StreamInfo:
+    """Return what is known of a stream before its images are read.
+
+    Sizes are those of the official data set (``folder``: of the files now there). :func:`load` returns the
+    sizes of the images it found, which differ only where the data on disk are a subset.
+
+    Raises:
+        UserError: unknown stream or option, or a value out of range.
+    """
+    source = find(name)
+    values = parse(source, options)
+    return layout.info(source.name, source.facts(values), values)
+
+
+def load(name: str, root: str | Path | None = None, options: Mapping[str, Any] | None = None) -> Stream:
+    """Return the stream ``name`` with its images (memory-mapped), labels and tasks.
+
+    Args:
+        root: data root; ``None`` for :func:`data_root`'s default.
+        options: see the module's docstring.
+
+    Raises:
+        UserError: unknown stream or option, data missing, damaged or not to be had; the line names the file.
+        RunError: the cache of decoded images could not be written (disk full).
+    """
+    source = find(name)
+    values = parse(source, options)
+    facts = source.facts(values)
+    images = cache.open_images(source, data_root(root), values, facts)
+    return layout.assemble(source.name, facts, values, images)

@@ -1,0 +1,139 @@
+"""Where a stream's images come from, and the registry of such sources."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from sparcl.errors import UserError, one_line, suggest
+
+ENTRY_POINTS = "sparcl.streams"
+
+Allocate = Callable[[str, tuple[int, ...]], np.ndarray]
+"""``allocate("train_images", (N, C, H, W))`` returns the array to fill: uint8 for images, int64 for labels
+(N,)."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is fixed about a data set, in its own class order; the attributes of StreamInfo mean the same
+    here.
+
+    Attributes:
+        train_counts: training images of each class.
+        test_counts: test images of each class.
+        tasks: number of tasks when the options do not say.
+    """
+
+    label: str
+    shape: tuple[int, int, int]
+    train_counts: tuple[int, ...]
+    test_counts: tuple[int, ...]
+    tasks: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    scale: int = 255
+    pad: int = 0
+    flip: bool = False
+
+
+class Source:
+    """A data set that can be cut into a stream: subclass, set ``name``, write ``facts`` and ``read``."""
+
+    name: str = ""
+    extra_options: tuple[str, ...] = ()
+
+    def facts(self, options: Mapping[str, Any]) -> Facts:
+        """Return the data set's facts without reading an image, after checking ``extra_options``."""
+        raise NotImplementedError
+
+    def read(self, root: Path, options: Mapping[str, Any], allocate: Allocate) -> None:
+        """Fill the arrays train_images, train_labels, test_images and test_labels, downloading if need be.
+
+        Raises:
+            UserError: data missing or damaged; one line naming the file and what was expected.
+        """
+        raise NotImplementedError
+
+    def cache_key(self, options: Mapping[str, Any]) -> str:
+        """Return the cache folder's name: equal options for equal pixels, nothing else."""
+        return self.name
+
+    def fingerprint(self, root: Path, options: Mapping[str, Any]) -> str | None:
+        """Return a cheap mark of the files that would be read, or ``None`` where they are not (all) there.
+
+        A cache made from files with another mark is made anew; ``None`` accepts the cache as it is.
+        """
+        return None
+
+
+def data_root(root: str | os.PathLike[str] | None = None) -> Path:
+    """Return the data root: ``root``, else the environment variable SPARCL_DATA, else ``data``."""
+    return Path(root or os.environ.get("SPARCL_DATA") or "data")
+
+
+def stat_fingerprint(files: Iterator[Path] | list[Path]) -> str | None:
+    """Return a mark of the names, sizes and times of ``files``; ``None`` when one of them is missing."""
+    try:
+        marks = [(file.name, file.stat()) for file in files]
+    except OSError:
+        return None
+    return ";".join(f"{name}:{stat.st_size}:{stat.st_mtime_ns}" for name, stat in marks)
+
+
+def names() -> list[str]:
+    """Return the names of all streams, the bundled one first."""
+    return list(_table())
+
+
+def find(name: str) -> Source:
+    """Return the source called ``name``.
+
+    Raises:
+        UserError: no such stream.
+    """
+    table = _table()
+    if not isinstance(name, str) or name not in table:
+        raise UserError(
+            f"stream: unknown name {one_line(repr(name), 60)}{suggest(name, table)};"
+            f" expected one of {', '.join(table)}"
+        )
+    return table[name]
+
+
+@functools.cache
+def _table() -> dict[str, Source]:
+    table: dict[str, Source] = {}
+    for origin, module in _modules():
+        for source in getattr(module, "SOURCES", ()):
+            if source.name in table:
+                raise UserError(f"{origin}: stream '{source.name}' is defined twice; expected another name")
+            table[source.name] = source
+    return table
+
+
+def _modules() -> Iterator[tuple[str, ModuleType]]:
+    from sparcl.streams import sources
+
+    for module in sorted(found.name for found in pkgutil.iter_modules(sources.__path__)):
+        origin = f"{sources.__name__}.{module}"
+        yield origin, importlib.import_module(origin)
+    for entry in sorted(metadata.entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
+        try:
+            loaded = entry.load()
+        except Exception as error:
+            raise UserError(
+                f"entry point '{entry.name}' of {ENTRY_POINTS}: {entry.value} cannot be imported"
+                f" ({one_line(error)})"
+            ) from error
+        yield f"entry point '{entry.name}'", loaded
