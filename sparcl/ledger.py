@@ -323,6 +323,20 @@ def paper_flops(
     return 2.0 * images * ((1 + replay_batches) * forward + 2 * backward)
 
 
+def isolation_paper_flops(
+    costs: Sequence[LayerCost], images_per_task: Sequence[int], epochs: int, sparsity: float
+) -> float:
+    """Training FLOPs that fit the published figures of PackNet and LPS, which :func:`paper_flops` does not.
+
+    ``F = sum_t 3 u_t d_t`` with ``d = 1`` in the first task and ``d = 1 - sparsity`` in all later ones, every
+    layer alike. It has no free constant and meets both published figures, but the papers do not state it:
+    ``docs/flops.md`` says what it could mean.
+    """
+    first, *later = images_per_task
+    dense = 6.0 * sum(cost.macs for cost in costs) * epochs
+    return dense * (first + sum(later) * (1.0 - sparsity))
+
+
 def dense_flops(costs: Sequence[LayerCost], stream_images: int, replay_images: int = 0) -> int:
     """Training FLOPs of a run without sparsity, executed convention: each image pays three forward passes.
 
