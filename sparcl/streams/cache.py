@@ -67,7 +67,7 @@ def open_images(source: Source, root: Path, options: Mapping[str, Any], facts: F
         if part.is_symlink():
             raise UserError(f"{part}: expected a folder, found a symbolic link")
     fingerprint = source.fingerprint(root, options)
-    cached = _read(folder, fingerprint)
+    cached = _read(folder, source.version, fingerprint)
     if cached is not None:
         return cached
     try:
@@ -81,11 +81,11 @@ def open_images(source: Source, root: Path, options: Mapping[str, Any], facts: F
         log.warning("%s: not writable; %s is decoded into memory", folder, source.name)
         return _decode_into_memory(source, root, options, facts)
     with _locked(lock):
-        cached = _read(folder, fingerprint)
+        cached = _read(folder, source.version, fingerprint)
         if cached is None:
             log.info("decoding the images of %s into %s", source.name, folder)
             _build(source, root, options, facts, folder)
-            cached = _read(folder, source.fingerprint(root, options))
+            cached = _read(folder, source.version, source.fingerprint(root, options))
     if cached is None:
         raise RunError(f"{folder}: the data files of {source.name} changed while they were read; start again")
     return cached
@@ -148,7 +148,9 @@ def _build(source: Source, root: Path, options: Mapping[str, Any], facts: Facts,
     finally:
         arrays.clear()
         shutil.rmtree(scratch, ignore_errors=True)
-    _write_manifest(folder, {"schema": SCHEMA, "fingerprint": fingerprint, "arrays": entries})
+    _write_manifest(
+        folder, {"schema": SCHEMA, "version": source.version, "fingerprint": fingerprint, "arrays": entries}
+    )
     keep = {_file_name(name, entries[name]["sha256"]) for name in ARRAYS}
     for old in folder.glob("*.npy"):
         if old.name not in keep:
@@ -184,11 +186,13 @@ def _check(source: Source, arrays: Mapping[str, np.ndarray], facts: Facts) -> No
             )
 
 
-def _read(folder: Path, fingerprint: str | None) -> Images | None:
+def _read(folder: Path, version: int, fingerprint: str | None) -> Images | None:
     """Return the cached images, or ``None`` where there is no cache, or one that is damaged or out of
     date."""
     manifest = _read_manifest(folder)
-    if manifest is None or (fingerprint is not None and manifest["fingerprint"] != fingerprint):
+    if manifest is None or manifest["version"] != version:
+        return None
+    if fingerprint is not None and manifest["fingerprint"] != fingerprint:
         return None
     arrays, hashes, moved = {}, {}, False
     for name in ARRAYS:
@@ -238,7 +242,7 @@ def _checksum(manifest: Mapping[str, Any]) -> str:
 def array_hash(array: np.ndarray, name: str) -> str:
     """Return the SHA-256 (hex) of an array: its name, type and shape, then its values in C order."""
     digest = hashlib.sha256(f"{name} {array.dtype.str} {array.shape}\n".encode())
-    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    digest.update(memoryview(np.ascontiguousarray(array)).cast("B"))
     return digest.hexdigest()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sparcl.errors import UserError, one_line
@@ -14,7 +14,7 @@ TIMEOUT = 30.0
 
 
 @contextlib.contextmanager
-def explained(folder: Path, missing: Sequence[str], url: str) -> Iterator[None]:
+def explained(folder: Path, missing: Iterable[str], url: str) -> Iterator[None]:
     """Run a torchvision download: give up on a server silent for 30 seconds, keep its chatter off standard
     output.
 
@@ -29,7 +29,30 @@ def explained(folder: Path, missing: Sequence[str], url: str) -> Iterator[None]:
     except (OSError, RuntimeError, EOFError) as error:
         raise UserError(
             f"{folder}: {', '.join(missing)} missing, and the download failed ({one_line(error, 120)});"
-            f" download {url} where there is a network and unpack it, or name another data root (SPARCL_DATA)"
+            f" get them from {url} where there is a network, or name another data root (SPARCL_DATA)"
         ) from error
     finally:
         socket.setdefaulttimeout(before)
+
+
+def archives(folder: Path, checksums: Mapping[str, str], mirrors: Sequence[str]) -> None:
+    """Download and unpack archives into ``folder``, each from the first of ``mirrors`` that gives it with
+    its MD5.
+
+    Args:
+        checksums: file name -> MD5 (hex).
+
+    Raises:
+        UserError: no mirror gave one of the files.
+    """
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    with explained(folder, checksums, mirrors[0]):
+        for file, md5 in checksums.items():
+            for rank, mirror in enumerate(mirrors, start=1):
+                try:
+                    download_and_extract_archive(f"{mirror}{file}", str(folder), filename=file, md5=md5)
+                    break
+                except (OSError, RuntimeError, EOFError):
+                    if rank == len(mirrors):
+                        raise

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import os
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -48,9 +49,17 @@ class Facts:
 
 
 class Source:
-    """A data set that can be cut into a stream: subclass, set ``name``, write ``facts`` and ``read``."""
+    """A data set that can be cut into a stream: subclass, set ``name``, write ``facts`` and ``read``.
+
+    Attributes:
+        name: name in the registry.
+        version: to be raised when ``read`` changes what it gives for the same files; caches are then made
+            anew.
+        extra_options: option names beside those that every stream has.
+    """
 
     name: str = ""
+    version: int = 1
     extra_options: tuple[str, ...] = ()
 
     def facts(self, options: Mapping[str, Any]) -> Facts:
@@ -82,13 +91,18 @@ def data_root(root: str | os.PathLike[str] | None = None) -> Path:
     return Path(root or os.environ.get("SPARCL_DATA") or "data")
 
 
-def stat_fingerprint(files: Iterator[Path] | list[Path]) -> str | None:
-    """Return a mark of the names, sizes and times of ``files``; ``None`` when one of them is missing."""
+def stat_fingerprint(top: Path, files: Sequence[Path]) -> str | None:
+    """Return a mark of the names below ``top``, sizes and times of ``files``; ``None`` when one is
+    missing."""
+    digest = hashlib.sha256()
     try:
-        marks = [(file.name, file.stat()) for file in files]
+        for file in files:
+            stat = os.stat(file)
+            name = os.fspath(file).removeprefix(os.fspath(top))
+            digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
     except OSError:
         return None
-    return ";".join(f"{name}:{stat.st_size}:{stat.st_mtime_ns}" for name, stat in marks)
+    return digest.hexdigest()
 
 
 def names() -> list[str]:

@@ -1,9 +1,9 @@
 """Split-CIFAR-10 and Split-CIFAR-100, read and downloaded by torchvision.
 
 The official files are Python pickles. Each is compared with torchvision's MD5 checksum first, here and
-again by torchvision, and a file that is not the official one is never unpickled. (MD5 does not stop an
-attacker who made *both* files, but the official file is fixed, and no way is known to make another one with
-its MD5.)
+again by torchvision, and a file that is not the official one is never unpickled. (MD5 is weak
+against somebody who makes both files; the official file is fixed, and nobody is known to be able to make
+another one with its MD5.)
 
 Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
 """
@@ -57,7 +57,8 @@ class Cifar(Source):
         )
 
     def fingerprint(self, root: Path, options: Mapping[str, Any]) -> str | None:
-        return stat_fingerprint([root / self.folder / file for file in self.files])
+        folder = root / self.folder
+        return stat_fingerprint(folder, [folder / file for file in self.files])
 
     def read(self, root: Path, options: Mapping[str, Any], allocate: Allocate) -> None:
         from torchvision import datasets
@@ -68,15 +69,15 @@ class Cifar(Source):
             [*dataset.train_list, *dataset.test_list, (dataset.meta["filename"], dataset.meta["md5"])]
         )
         folder = root / dataset.base_folder
-        for file, md5 in checksums.items():
-            if (folder / file).exists() and not check_integrity(folder / file, md5):
-                raise UserError(
-                    f"{folder / file}: damaged or not the official file (expected MD5 {md5});"
-                    " remove the folder to download it again"
-                )
-        absent = [file for file in checksums if not (folder / file).exists()]
-        if absent:
-            with download.explained(folder, absent, dataset.url):
+        bad = [file for file, md5 in checksums.items() if not check_integrity(str(folder / file), md5)]
+        damaged = [file for file in bad if (folder / file).exists()]
+        if damaged and not check_integrity(str(root / dataset.filename), dataset.tgz_md5):
+            raise UserError(
+                f"{folder / damaged[0]}: damaged or not the official file"
+                f" (expected MD5 {checksums[damaged[0]]}); remove {folder} to download it again"
+            )
+        if bad:  # torchvision unpacks its archive where that is whole, and downloads it otherwise
+            with download.explained(folder, bad, dataset.url):
                 dataset(root, download=True)
         for part in ("train", "test"):
             data = dataset(root, train=part == "train")
