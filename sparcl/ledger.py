@@ -134,17 +134,18 @@ class Ledger:
 
     def set_weight_counts(self, counts: Mapping[str, int]) -> None:
         """Say how many weights each layer has left from now on; a layer that is not named is dense."""
-        weights = self._checked(counts)
-        self._flush()
-        self._weights = [
-            size if count is None else count for size, count in zip(self._size, weights, strict=True)
-        ]
+        checked = self._checked(counts)
+        weights = [size if count is None else count for size, count in zip(self._size, checked, strict=True)]
+        if weights != self._weights:
+            self._flush()
+            self._weights = weights
 
     def set_gradient_counts(self, counts: Mapping[str, int]) -> None:
         """Say how many weights of each layer get a gradient; one that is not named updates what it has."""
         gradients = self._checked(counts)
-        self._flush()
-        self._gradients = gradients
+        if gradients != self._gradients:
+            self._flush()
+            self._gradients = gradients
 
     def set_frozen(self, names: Iterable[str], stop_input_gradient_before: bool = True) -> None:
         """Say which weights are not trained from now on: they have no weight gradient.

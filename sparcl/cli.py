@@ -1,0 +1,266 @@
+"""The command line: ``sparcl run | methods | streams | flops | plan``.
+
+Exit status 0 for success, 1 for a run that failed, 2 for bad input (one line on standard error), 130 or 143 for a run
+that was interrupted and left a checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from sparcl.errors import RunError, UserError, one_line, suggest
+
+PROTOCOL_OPTIONS: dict[str, type] = {
+    "model": str, "width": int, "epochs": int, "batch_size": int, "learning_rate": float, "precision": str,
+    "device": str,
+}  # fmt: skip
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-line errors and a suggestion for a mistyped subcommand."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(one_line(f"{self.prog}: {message}; '{self.prog} --help' lists the options"))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    top = Parser(prog="sparcl", description="Sparse continual learning: runs, methods, streams, FLOPs.")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+
+    run = commands.add_parser("run", help="run one cell and write its record")
+    _cell_options(run)
+    run.add_argument("--results", type=Path, default=Path("results/manual"), metavar="DIR",
+                     help="results folder; the record is written below DIR/runs (default: %(default)s)")  # fmt: skip
+    run.add_argument("--threads", type=int, default=1, help="threads of the run (default: %(default)s)")
+    run.add_argument("--force", action="store_true", help="replace a record of another code or library version")
+    run.add_argument("--checkpoint-every", type=float, default=60.0, metavar="SECONDS",
+                     help="seconds between checkpoints (default: %(default)s)")  # fmt: skip
+    run.add_argument("--quiet", action="store_true", help="print nothing but the result")
+
+    flops = commands.add_parser("flops", help="FLOPs of a cell in three ledgers, without training it")
+    _cell_options(flops)
+    flops.add_argument("--json", action="store_true", help="print JSON")
+    flops.add_argument("--layers", action="store_true", help="also per layer")
+
+    names = commands.add_parser("methods", help="list the methods")
+    names.add_argument("pattern", nargs="*", help="shell-style patterns, for example '*rigl*'")
+    names.add_argument("--parameters", action="store_true", help="also list each method's parameters")
+    names.add_argument("--json", action="store_true", help="print JSON")
+
+    listed = commands.add_parser("streams", help="list the streams")
+    listed.add_argument("--json", action="store_true", help="print JSON")
+
+    plan = commands.add_parser("plan", help="check a matrix config and write its plan")
+    plan.add_argument("--config", type=Path, required=True, metavar="FILE", help="matrix config (YAML)")
+    plan.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="results folder")
+    plan.add_argument("--json", action="store_true", help="print the plan as JSON")
+    return top
+
+
+def _cell_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--cell", metavar="JSON", help="a whole cell as JSON, as a plan holds it")
+    command.add_argument("--config", type=Path, metavar="FILE", help="YAML file with the settings of a cell")
+    command.add_argument("--stream", metavar="NAME")
+    command.add_argument("--method", metavar="NAME")
+    command.add_argument("--sparsity", type=float, help="fraction of zero weights in the masked layers, [0, 1)")
+    command.add_argument("--buffer", type=int, help="capacity of the replay memory, samples")
+    command.add_argument("--seed", type=int)
+    for name, kind in PROTOCOL_OPTIONS.items():
+        command.add_argument(f"--{name.replace('_', '-')}", type=kind)
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                         help="a parameter, for example ddr.proportion=0.1 or stream.class_order_seed=3")  # fmt: skip
+    command.add_argument("--data", type=Path, metavar="DIR", help="folder of the data sets (default: data)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    try:
+        top = parser()
+        known = ("run", "flops", "methods", "streams", "plan")
+        if arguments and not arguments[0].startswith("-") and arguments[0] not in known:
+            raise UserError(f"sparcl: unknown command {arguments[0]!r}{suggest(arguments[0], known)}")
+        options = top.parse_args(arguments)
+        if options.command is None:
+            top.print_help()
+            return 0
+        return int(COMMANDS[options.command](options) or 0)
+    except UserError as error:
+        print(f"error: {one_line(error, 600)}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"failed: {one_line(error, 600)}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+# -- cells -------------------------------------------------------------------------------------------------------------
+def _cell(options: argparse.Namespace) -> Any:
+    from sparcl import cell
+
+    given: dict[str, Any] = {}
+    if options.cell is not None:
+        try:
+            given = json.loads(options.cell)
+        except ValueError as error:
+            raise UserError(f"--cell: expected JSON ({one_line(error, 100)})") from error
+        if not isinstance(given, dict):
+            raise UserError("--cell: expected a JSON object")
+    if options.config is not None:
+        given |= _settings(options.config)
+    for name in ("stream", "method", "sparsity", "buffer", "seed", *PROTOCOL_OPTIONS):
+        if getattr(options, name) is not None:
+            given[name] = getattr(options, name)
+    params, stream_options = dict(given.get("params", {})), dict(given.get("stream_options", {}))
+    for text in options.set:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set {text}: expected KEY=VALUE, for example ddr.proportion=0.1")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {text}: expected a plain value after '='") from error
+        if key.startswith("stream."):
+            stream_options[key.removeprefix("stream.")] = parsed
+        else:
+            params[key] = parsed
+    for name in ("stream", "method"):
+        if name not in given:
+            raise UserError(f"--{name}: missing; name a {name} ('sparcl {name}s' lists them)")
+    return cell.from_dict(given | {"params": params, "stream_options": stream_options})
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: expected a readable YAML file ({one_line(error, 100)})") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: expected YAML ({one_line(error, 160)})") from error
+    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        raise UserError(f"{path}: expected the settings of a cell as 'key: value' lines")
+    return data
+
+
+def _run(options: argparse.Namespace) -> int:
+    from sparcl import runner
+    from sparcl.progress import Progress
+    from sparcl.trainer import Interrupted
+
+    chosen = _cell(options)
+    asked: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda signum, frame: asked.append(signum))
+    with Progress(chosen, quiet=options.quiet) as progress:
+        try:
+            found = runner.run_cell(
+                chosen, options.results, data_root=options.data, threads=options.threads, force=options.force,
+                checkpoint_seconds=options.checkpoint_every, watch=progress.step, watch_task=progress.task,
+                stop=lambda: bool(asked),
+            )  # fmt: skip
+        except Interrupted:
+            progress.close()
+            print(f"interrupted: {chosen.path} left a checkpoint; the same command continues it", file=sys.stderr)
+            return 128 + asked[0]
+    result = found["results"]["metrics"]
+    shown = {name: "-" if result[name] is None else f"{result[name]:.2f}" for name in result}
+    print(
+        f"{found['method']['label']} on {found['stream']['label']}: Class-IL {shown['class_il']} %, "
+        f"Task-IL {shown['task_il']} %, forgetting {shown['forgetting_class_il']}, "
+        f"{found['results']['flops']['executed']['training']:.3e} training FLOPs"
+    )
+    print(runner.folder_of(chosen, options.results) / runner.RECORD)
+    return 0
+
+
+def _flops(options: argparse.Namespace) -> int:
+    from sparcl import planning
+
+    chosen = _cell(options)
+    plan = planning.planned(chosen).as_dict()
+    if not options.layers:
+        plan["executed"] = {k: v for k, v in plan["executed"].items() if k != "layers"}
+    if options.json:
+        print(json.dumps({"cell": chosen.as_dict(), **plan}, indent=1))
+        return 0
+    executed = plan["executed"]
+    print(f"{chosen.path} (FLOPs; one multiply-add is 2)")
+    rows = [("executed", executed["training"]), ("paper", plan["paper"]["training"]), ("dense", plan["dense"]["training"])]
+    for name, value in rows:
+        print(f"  {name:<10} {value:.4e}")
+    print(f"  dense / executed {plan['dense_over_executed']:.2f}")
+    if plan["approximate"]:
+        print("  (the data decide this method's layer densities; planned with the same sparsity in every layer)")
+    for line, kinds in executed["lines"].items():
+        print(f"    {line:<18} {sum(kinds.values()):.4e}")
+    for layer, value in executed.get("layers", {}).items():
+        print(f"    {layer:<32} {value:.4e}")
+    return 0
+
+
+# -- lists -------------------------------------------------------------------------------------------------------------
+def _methods(options: argparse.Namespace) -> int:
+    from sparcl import methods
+
+    found = methods.matching(options.pattern)
+    if options.json:
+        keys = ("name", "label", "family", "learner", "task_il_only")
+        print(json.dumps([{k: getattr(m, k) for k in keys} | {"policies": dict(m.policies)} for m in found], indent=1))
+        return 0
+    for method in found:
+        parts = ", ".join([method.learner, *method.policies.values()])
+        print(f"{method.name:<24} {method.label:<26} {method.family:<16} {parts}")
+        if options.parameters:
+            for key, parameter in method.parameters().items():
+                print(f"    {key} = {parameter.default}: {parameter.help}")
+    return 0
+
+
+def _streams(options: argparse.Namespace) -> int:
+    from sparcl import streams
+
+    rows = []
+    for name in streams.names():
+        try:
+            info = streams.describe(name, {})
+        except UserError:
+            rows.append({"name": name, "label": "Folder", "note": "set stream.path"})
+            continue
+        rows.append(
+            {"name": name, "label": info.label, "tasks": info.tasks, "classes": info.classes, "shape": list(info.shape),
+             "train": sum(info.train_sizes), "test": sum(info.test_sizes)}
+        )  # fmt: skip
+    if options.json:
+        print(json.dumps(rows, indent=1))
+        return 0
+    for row in rows:
+        if "note" in row:
+            print(f"{row['name']:<22} {row['label']:<22} {row['note']}")
+        else:
+            size = "x".join(map(str, row["shape"]))
+            print(f"{row['name']:<22} {row['label']:<22} {row['tasks']} tasks, {row['classes']} classes, {size}, "
+                  f"{row['train']} training and {row['test']} test images")  # fmt: skip
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from sparcl import matrix
+
+    return matrix.command(options.config, options.results, as_json=options.json)
+
+
+COMMANDS = {"run": _run, "flops": _flops, "methods": _methods, "streams": _streams, "plan": _plan}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""Memory that training a model takes, in bytes, counted in two ways: as this suite trains, and as published.
+
+Conventions of :func:`suite`:
+
+* values are float32, 4 bytes; a pruned weight and a masked gradient take no room for their value;
+* where the zeros are must be stored too: per pruned layer a bitmap (one bit per position) or int32 positions
+  of what is left, whichever is smaller; the same for a gradient mask within the weights that are left;
+* activations are the tensors that autograd keeps from the forward pass for the backward pass, each storage
+  once and parameters left out, for all images of one training step, replayed ones too;
+* replay memory holds uint8 images, an int64 label each, and float32 logits where the method replays them.
+
+:func:`paper` is the published convention, in its two variants.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+FLOAT = 4
+INDEX = 4
+LABEL = 8
+
+
+def suite(
+    model: nn.Module,
+    shape: tuple[int, int, int],
+    images: int,
+    weight_counts: Mapping[str, int] | None = None,
+    gradient_counts: Mapping[str, int] | None = None,
+    buffer: int = 0,
+    logits: int = 0,
+    optimizer: int = 0,
+) -> dict[str, int]:
+    """Bytes that one training step needs, by what they hold.
+
+    Args:
+        model: the network; it is not changed.
+        shape: ``(C, H, W)`` of an image.
+        images: images of one step, replayed ones included.
+        weight_counts: weights left, by parameter name; parameters that are not named are dense.
+        gradient_counts: weights with a gradient, by parameter name; as ``weight_counts`` where not named.
+        buffer: capacity of the replay memory in images.
+        logits: logits stored with each image, 0 where the method replays none.
+        optimizer: bytes of state beside weights and gradients (momentum, importance, a copy of the model).
+
+    Returns:
+        ``weights``, ``indices``, ``gradients``, ``activations``, ``replay_memory``, ``optimizer``, ``total``.
+    """
+    weights = indices = gradients = 0
+    for name, parameter in model.named_parameters():
+        size = parameter.numel()
+        left = (weight_counts or {}).get(name, size)
+        learning = (gradient_counts or {}).get(name, left)
+        weights += FLOAT * left
+        gradients += FLOAT * learning
+        indices += index_bytes(size, left) + index_bytes(left, learning)
+    weights += sum(value.numel() * value.element_size() for value in model.buffers())
+    channels, height, width = shape
+    parts = {
+        "weights": weights,
+        "indices": indices,
+        "gradients": gradients,
+        "activations": saved_bytes(model, shape, images),
+        "replay_memory": buffer * (channels * height * width + LABEL + FLOAT * logits),
+        "optimizer": optimizer,
+    }
+    return parts | {"total": sum(parts.values())}
+
+
+def index_bytes(size: int, left: int) -> int:
+    """Bytes that say which ``left`` of ``size`` positions are kept: a bitmap or int32 positions; 0 if all are."""
+    if left >= size:
+        return 0
+    return min((size + 7) // 8, INDEX * left)
+
+
+def saved_bytes(model: nn.Module, shape: tuple[int, int, int], images: int) -> int:
+    """Bytes of activations that autograd keeps for the backward pass of ``images`` images, in training mode.
+
+    Counted from a forward pass without data: tensors saved by any operation, each storage once, without
+    parameters and buffers. The logits and what the loss saves are not included.
+    """
+    shadow = copy.deepcopy(model).to("meta").train()
+    own = {_storage(value) for value in (*shadow.parameters(), *shadow.buffers())}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if _storage(tensor) not in own:
+            kept[_storage(tensor)] = tensor
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        shadow(torch.empty(images, *shape, device="meta"))
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def convolution_outputs(model: nn.Module, shape: tuple[int, int, int]) -> int:
+    """Numbers that the convolutions of ``model`` put out for one image, shortcuts included."""
+    shadow = copy.deepcopy(model).to("meta").eval()
+    total = 0
+
+    def add(_module: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
+        nonlocal total
+        total += output.numel()
+
+    for module in shadow.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(add)
+    with torch.no_grad():
+        shadow(torch.empty(1, *shape, device="meta"))
+    return total
+
+
+def paper(
+    model: nn.Module,
+    shape: tuple[int, int, int],
+    batch_size: int,
+    weight_sparsity: float = 0.0,
+    gradient_sparsity: float | None = None,
+) -> dict[str, float]:
+    """Bytes by the published convention (SparCL, Wang et al. 2022; inferred from its figures).
+
+    ``P ((1 - s) + (1 - g)) + k A`` with ``P`` the bytes of all parameters, every layer taken as sparse, and
+    ``A`` the bytes of the convolution outputs of one batch. The ablation table counts activations and their
+    gradients (``k = 2``), the savings on the phone activations alone (``k = 1``). Index storage, replayed
+    batches and the memory are left out.
+
+    Args:
+        model: the network; it is not changed.
+        shape: ``(C, H, W)`` of an image.
+        batch_size: images of a stream batch.
+        weight_sparsity: ``s`` in [0, 1).
+        gradient_sparsity: ``g``; as ``weight_sparsity`` if None.
+
+    Returns:
+        ``ablation_table`` and ``phone``.
+    """
+    if gradient_sparsity is None:
+        gradient_sparsity = weight_sparsity
+    parameters = FLOAT * sum(parameter.numel() for parameter in model.parameters())
+    values = parameters * ((1 - weight_sparsity) + (1 - gradient_sparsity))
+    activations = FLOAT * convolution_outputs(model, shape) * batch_size
+    return {"ablation_table": values + 2 * activations, "phone": values + activations}

@@ -1,0 +1,85 @@
+"""What every learner answers, and the single-head cross-entropy that all of them share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparcl.policies import Component
+
+if TYPE_CHECKING:
+    from sparcl.trainer import Batch, Run
+
+Replay = tuple[Tensor, Tensor, Tensor]
+"""One replayed batch: normalized images (N, C, H, W), labels (N,), stored logits (N, classes)."""
+
+
+class Learner(Component):
+    """Which loss is minimized. Subclasses answer :meth:`terms`; everything else has a default.
+
+    Attributes:
+        family: the block of the tables in which the dense method stands.
+        uses_memory: whether a cell needs a buffer of at least 1.
+        replay_batches: replayed batches per step once replay has begun (the paper ledger's ``n``).
+        offline: whether all tasks are trained at once (joint training).
+        task_il_only: whether Class-IL is undefined for the method.
+    """
+
+    family: ClassVar[str] = "rehearsal"
+    uses_memory: ClassVar[bool] = False
+    replay_batches: ClassVar[int] = 0
+    offline: ClassVar[bool] = False
+    task_il_only: ClassVar[bool] = False
+
+    def start(self, run: Run) -> None:
+        """Called once, before the first task."""
+
+    def begin_task(self, run: Run) -> None:
+        """Called before the first epoch of each task, before the policies."""
+
+    def end_task(self, run: Run) -> None:
+        """Called after the last epoch of each task, after the policies and before evaluation."""
+
+    def pool(self, run: Run, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the task's training pool: images (N, C, H, W) uint8 and labels (N,); iCaRL adds its exemplars."""
+        return images, labels
+
+    def replay(self, run: Run) -> list[Replay]:
+        """Draw this step's replayed batches from memory, augmented and normalized."""
+        return []
+
+    def terms(self, run: Run, images: Tensor, labels: Tensor, replays: list[Replay]) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the loss terms by name ("stream", "memory") and the stream batch's logits (N, classes).
+
+        The step minimizes the sum of the terms. Must depend on nothing but the model and the given tensors.
+        """
+        logits = run.model(images)
+        return {"stream": stream_loss(run, logits, labels)}, logits
+
+    def adjust_gradients(self, run: Run) -> None:
+        """Called after backward, before the policies, with gradients in ``parameter.grad`` (A-GEM's projection)."""
+
+    def after_step(self, run: Run) -> None:
+        """Called after the optimizer step."""
+
+    def remember(self, run: Run, batch: Batch, logits: Tensor) -> None:
+        """Present the stream batch to the memory: raw images, labels, logits before the step's update."""
+        if self.uses_memory:
+            run.memory.add(batch.raw, batch.labels, logits, run.phase.index, run.generator("memory"))
+
+    def predict(self, run: Run, images: Tensor) -> Tensor:
+        """Return evaluation scores (N, classes) for normalized ``images``; the model is in eval mode."""
+        return run.model(images)
+
+
+def stream_loss(run: Run, logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of the stream batch: over the current task's logits alone when ``protocol.single_head`` is on.
+
+    SparCL, section 3.2: the logits of classes outside the current task are masked out.
+    """
+    if not run.protocol.single_head:
+        return F.cross_entropy(logits, labels)
+    classes = run.phase.classes
+    return F.cross_entropy(logits[:, classes.start : classes.stop], labels - classes.start)

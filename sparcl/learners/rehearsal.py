@@ -1,0 +1,89 @@
+"""Rehearsal: ER, DER and DER++ (Buzzega et al. 2020, "Dark Experience for General Continual Learning").
+
+With x, y from the stream, z the model's logits, and M a reservoir memory of (x', y', z') where z' are the logits at
+insertion:
+
+    ER      CE(z(x), y) + w CE(z(x'), y')
+    DER     CE(z(x), y) + alpha MSE(z(x'), z')
+    DER++   CE(z(x), y) + alpha MSE(z(x'), z') + beta CE(z(x''), y''),  x' and x'' two independent draws
+
+Every replayed batch has the stream batch's size, is augmented afresh and passes the model on its own (its own
+batch-norm statistics), as in the authors' code. The stream's cross-entropy is single-head if the protocol says so,
+the memory's is over all classes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparcl.learners.base import Learner, Replay, stream_loss
+from sparcl.methods import learner
+from sparcl.policies import Parameter
+
+if TYPE_CHECKING:
+    from sparcl.trainer import Run
+
+
+class Rehearsal(Learner):
+    """Draws ``replay_batches`` independent batches from a reservoir memory."""
+
+    uses_memory = True
+    replay_batches = 1
+
+    def replay(self, run: Run) -> list[Replay]:
+        if len(run.memory) == 0 or (run.phase.index == 0 and run.protocol.replay_start == "second-task"):
+            return []
+        return [run.draw_replay() for _ in range(self.replay_batches)]
+
+
+@learner("er", "ER")
+class ER(Rehearsal):
+    """Experience replay: cross-entropy on one replayed batch."""
+
+    parameters: ClassVar = {"weight": Parameter(1.0, "weight of the replayed batch's cross-entropy", low=0)}
+
+    def terms(self, run: Run, images: Tensor, labels: Tensor, replays: list[Replay]) -> tuple[dict[str, Tensor], Tensor]:
+        logits = run.model(images)
+        terms = {"stream": stream_loss(run, logits, labels)}
+        if replays:
+            ((past, past_labels, _),) = replays
+            terms["memory"] = self.weight * F.cross_entropy(run.model(past), past_labels)
+        return terms, logits
+
+
+@learner("der", "DER")
+class DER(Rehearsal):
+    """Dark experience replay: mean squared error to the logits stored at insertion."""
+
+    parameters: ClassVar = {"alpha": Parameter(0.3, "weight of the logits' mean squared error", low=0)}
+
+    def terms(self, run: Run, images: Tensor, labels: Tensor, replays: list[Replay]) -> tuple[dict[str, Tensor], Tensor]:
+        logits = run.model(images)
+        terms = {"stream": stream_loss(run, logits, labels)}
+        if replays:
+            ((past, _, past_logits),) = replays
+            terms["memory"] = self.alpha * F.mse_loss(run.model(past), past_logits)
+        return terms, logits
+
+
+@learner("derpp", "DER++")
+class DERpp(Rehearsal):
+    """Dark experience replay++: logits on one draw, labels on a second, independent draw."""
+
+    replay_batches = 2
+    parameters: ClassVar = {
+        "alpha": Parameter(0.1, "weight of the logits' mean squared error", low=0),
+        "beta": Parameter(0.5, "weight of the replayed labels' cross-entropy", low=0),
+    }
+
+    def terms(self, run: Run, images: Tensor, labels: Tensor, replays: list[Replay]) -> tuple[dict[str, Tensor], Tensor]:
+        logits = run.model(images)
+        terms = {"stream": stream_loss(run, logits, labels)}
+        if replays:
+            (first, _, first_logits), (second, second_labels, _) = replays
+            matching = F.mse_loss(run.model(first), first_logits)
+            terms["memory"] = self.alpha * matching + self.beta * F.cross_entropy(run.model(second), second_labels)
+        return terms, logits

@@ -1,0 +1,251 @@
+"""Methods as compositions: a learner, and at most one sparsity, gradient and data policy.
+
+A method's name is ``[bundle-]learner``: ``derpp``, ``sparcl-derpp``, ``rigl-erk-er``. A bundle is a named choice of
+policies (``sparcl`` = tdm + dgm + ddr); every registered policy is a bundle of its own name. Bundles and whole methods
+with a name of their own are data: ``sparcl/data/methods.yaml``, or :func:`bundle` in a baseline's file.
+
+Where methods come from: this package, and every module of the packages listed in the entry-point group
+``sparcl.methods`` (the suite's ``baselines`` is one of them). A module that cannot be imported is kept with its error,
+which is shown when somebody asks for a name that is not there.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import os
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from sparcl.errors import UserError, one_line, suggest
+from sparcl.policies import Component, DataPolicy, GradientPolicy, SparsityPolicy
+
+if TYPE_CHECKING:
+    from sparcl.learners.base import Learner
+
+KINDS = {"sparsity": SparsityPolicy, "gradient": GradientPolicy, "data": DataPolicy}
+ENTRY_POINTS = "sparcl.methods"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A named choice of policies, with parameter values that belong to the name."""
+
+    name: str
+    label: str
+    family: str
+    policies: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A composition: learner and policies by name. ``label`` is what tables and figures print."""
+
+    name: str
+    label: str
+    family: str
+    learner: str
+    policies: Mapping[str, str]
+    values: Mapping[str, Any]
+    task_il_only: bool = False
+
+    @property
+    def components(self) -> list[type[Component]]:
+        return [learners()[self.learner], *(policies()[name] for name in self.policies.values())]
+
+    @property
+    def needs_memory(self) -> bool:
+        return learners()[self.learner].uses_memory
+
+    @property
+    def is_sparse(self) -> bool:
+        return "sparsity" in self.policies
+
+    def modules(self) -> list[str]:
+        """Return the modules whose code is this method's own."""
+        found: list[str] = []
+        for component in self.components:
+            found += [base.__module__ for base in component.__mro__ if base.__module__ not in ("builtins",)]
+            found += component.modules
+        return sorted(set(found))
+
+    def parameters(self) -> dict[str, Any]:
+        """Return ``{"component.key": Parameter}`` for everything that can be set."""
+        return {f"{c.name}.{key}": parameter for c in self.components for key, parameter in c.parameters.items()}
+
+
+_learners: dict[str, type[Learner]] = {}
+_policies: dict[str, type[Component]] = {}
+_bundles: dict[str, Bundle] = {}
+_aliases: dict[str, Method] = {}
+_broken: dict[str, str] = {}
+
+
+def learner(name: str, label: str) -> Callable[[type], type]:
+    """Register a :class:`~sparcl.learners.base.Learner` under ``name``."""
+
+    def register(cls: type) -> type:
+        if "-" in name:
+            raise ValueError(f"{name}: a learner's name has no '-'")
+        _claim(_learners, name, cls)
+        cls.name, cls.label = name, label
+        return cls
+
+    return register
+
+
+def policy(name: str, label: str, family: str = "sparse-baseline") -> Callable[[type], type]:
+    """Register a policy under ``name``; what it is follows from its base class. It is a bundle of the same name."""
+
+    def register(cls: type) -> type:
+        _claim(_policies, name, cls)
+        cls.name, cls.label = name, label
+        bundle(name, label, family, **{kind_of(cls): name})
+        return cls
+
+    return register
+
+
+def bundle(name: str, label: str, family: str, values: Mapping[str, Any] | None = None, **policies: str) -> None:
+    """Register a named choice of policies: ``bundle("rigl-erk", ..., {"rigl.distribution": "erk"}, sparsity="rigl")``."""
+    for kind in policies:
+        if kind not in KINDS:
+            raise ValueError(f"{name}: a bundle has sparsity, gradient and data policies, not {kind!r}")
+    old = _bundles.get(name)
+    new = Bundle(name, label, family, policies, dict(values or {}))
+    if old is not None and old != new:
+        raise ValueError(f"{name}: this bundle exists already")
+    _bundles[name] = new
+
+
+def method(name: str, label: str, family: str, learner: str, task_il_only: bool = False,
+           values: Mapping[str, Any] | None = None, **policies: str) -> None:  # fmt: skip
+    """Register a whole method under a name of its own (``packnet``)."""
+    _aliases[name] = Method(name, label, family, learner, policies, dict(values or {}), task_il_only)
+
+
+def kind_of(cls: type[Component]) -> str:
+    """Return "sparsity", "gradient" or "data"."""
+    for kind, base in KINDS.items():
+        if issubclass(cls, base):
+            return kind
+    raise TypeError(f"{cls.__name__}: expected a SparsityPolicy, GradientPolicy or DataPolicy")
+
+
+def _claim(registry: dict[str, Any], name: str, cls: type) -> None:
+    old = registry.get(name)
+    if old is not None and (old.__module__, old.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise ValueError(f"{name}: registered twice, by {old.__module__} and by {cls.__module__}")
+    registry[name] = cls
+
+
+@functools.cache
+def discover() -> None:
+    """Import every module that may register methods. Called by everything below; safe to call again."""
+    for module in ("learners.bounds", "learners.rehearsal", "static", "tdm", "ddr", "dgm"):
+        importlib.import_module(f"sparcl.{module}")
+    for found in sorted(pkgutil.iter_modules([str(Path(__file__).parent / "learners")]), key=lambda m: m.name):
+        importlib.import_module(f"sparcl.learners.{found.name}")
+    points = {p.value for p in importlib.metadata.entry_points(group=ENTRY_POINTS)} | {"baselines"}
+    extra = [name for name in os.environ.get("SPARCL_METHODS", "").split(os.pathsep) if name]
+    for value in sorted(points) + extra:
+        _import_all(value.partition(":")[0])
+    _load_data(Path(__file__).parent / "data" / "methods.yaml")
+
+
+def _import_all(name: str) -> None:
+    try:
+        module = importlib.import_module(name)
+    except Exception as error:
+        if not (isinstance(error, ModuleNotFoundError) and error.name == name == "baselines"):
+            _broken[name] = one_line(f"{type(error).__name__}: {error}")
+        return
+    for found in sorted(pkgutil.iter_modules(getattr(module, "__path__", [])), key=lambda m: m.name):
+        _import_all(f"{name}.{found.name}")
+
+
+def _load_data(path: Path) -> None:
+    data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for name, entry in data["bundles"].items():
+        bundle(name, entry["label"], entry["family"], entry.get("values"), **entry["policies"])
+
+
+def learners() -> dict[str, type[Learner]]:
+    """Return all learners by name."""
+    discover()
+    return _learners
+
+
+def policies() -> dict[str, type[Component]]:
+    """Return all policies by name."""
+    discover()
+    return _policies
+
+
+def names() -> list[str]:
+    """Return every method name: learners, methods of their own, and every bundle on every learner that takes it."""
+    discover()
+    own = [name for name, cls in _learners.items() if name not in _aliases and not _hidden(cls)]
+    crossed = [
+        f"{b.name}-{name}" for b in _bundles.values() for name, cls in _learners.items() if refusal(b, cls) is None
+    ]
+    return sorted({*own, *_aliases, *crossed})
+
+
+def _hidden(cls: type[Learner]) -> bool:
+    return getattr(cls, "hidden", False)
+
+
+def refusal(bundle: Bundle, learner: type[Learner]) -> str | None:
+    """Return why ``bundle`` on ``learner`` makes no method, or None."""
+    if learner.offline:
+        return "joint training has no stream for the policies to act on"
+    for name in bundle.policies.values():
+        accepts = getattr(_policies[name], "learners", None)
+        if accepts is not None and learner.name not in accepts:
+            return f"{name} works with {', '.join(accepts) or 'no other learner: it is a method of its own'}"
+    takes = getattr(learner, "bundles", None)
+    if takes is not None and bundle.name not in takes:
+        return f"{learner.name} {getattr(learner, 'bundles_reason', 'takes no sparsity policies')}"
+    return None
+
+
+def get(name: str) -> Method:
+    """Return the method called ``name``.
+
+    Raises:
+        UserError: there is none, or its parts make no method together; the nearest name is suggested.
+    """
+    discover()
+    if not isinstance(name, str):
+        raise UserError(f"method: expected a name, got {name!r}")
+    if name in _aliases:
+        return _aliases[name]
+    if name in _learners and not _hidden(_learners[name]):
+        cls = _learners[name]
+        return Method(name, cls.label, cls.family, name, {}, {}, cls.task_il_only)
+    prefix, _, last = name.rpartition("-")
+    if prefix in _bundles and last in _learners:
+        bundle, cls = _bundles[prefix], _learners[last]
+        reason = refusal(bundle, cls)
+        if reason is not None:
+            raise UserError(f"method: {name} makes no sense: {reason}")
+        return Method(name, f"{bundle.label}-{cls.label}", bundle.family, last, bundle.policies, bundle.values,
+                      cls.task_il_only)  # fmt: skip
+    broken = "".join(f"; {module} could not be imported ({error})" for module, error in _broken.items())
+    raise UserError(f"method: unknown name {name!r}{suggest(name, names())}; 'sparcl methods' lists them{broken}")
+
+
+def matching(patterns: Iterable[str]) -> list[Method]:
+    """Return the methods whose names match any of the shell-style ``patterns`` (all for none)."""
+    import fnmatch
+
+    wanted = list(patterns) or ["*"]
+    return [get(name) for name in names() if any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted)]

@@ -1,0 +1,153 @@
+"""FLOPs of a cell without training it: the same ledgers, from the schedule alone.
+
+:func:`planned` walks through the tasks, epochs and steps of a cell and makes the calls on a
+:class:`sparcl.ledger.Ledger` that a run would make, with the counts that the policies plan. Where data decide how many
+weights a layer keeps (SNIP with global scope), the layers are planned with equal sparsity and ``approximate`` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sparcl import ledger, masks, methods, models, streams
+from sparcl.cell import Cell
+from sparcl.ledger import LayerCost, Ledger
+from sparcl.policies import Clock, DataPolicy, GradientPolicy, SparsityPolicy
+from sparcl.protocol import Protocol
+from sparcl.streams import StreamInfo
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The planned ledgers of a cell: FLOPs of the executed, the paper's and the dense count."""
+
+    executed: dict[str, Any]
+    paper: dict[str, Any]
+    dense: dict[str, Any]
+    approximate: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        training = self.executed["training"]
+        return {
+            "executed": self.executed, "paper": self.paper, "dense": self.dense,
+            "dense_over_executed": self.dense["training"] / training if training else None,
+            "approximate": self.approximate,
+        }  # fmt: skip
+
+
+class Parts:
+    """The learner and policies of a cell, without a run."""
+
+    def __init__(self, cell: Cell):
+        method = methods.get(cell.method)
+        self.learner = cell.component(methods.learners()[method.learner])
+        chosen = {kind: cell.component(methods.policies()[name]) for kind, name in method.policies.items()}
+        self.sparsity: SparsityPolicy = chosen.get("sparsity", SparsityPolicy())
+        self.gradient: GradientPolicy = chosen.get("gradient", GradientPolicy())
+        self.data: DataPolicy = chosen.get("data", DataPolicy())
+        self.protocol: Protocol = cell.component(Protocol)
+
+
+def planned(cell: Cell) -> Planned:
+    """Return the three ledgers of ``cell`` as planned; needs the stream's description, not its data."""
+    info = streams.describe(cell.stream, dict(cell.stream_options))
+    model = models.build(cell.model, cell.width, info.classes, info.shape, torch.Generator().manual_seed(0))
+    costs = ledger.layer_costs(model, info.shape)
+    weights = dict(model.named_parameters())
+    container = masks.MaskSet({name: weights[name] for name in models.maskable(model)})
+    book, parts = Ledger(costs), Parts(cell)
+    sizes = [sum(info.train_sizes)] if parts.learner.offline else list(info.train_sizes)
+    tests = sum(info.test_sizes)
+    approximate, seen = False, 0
+    start_counts = parts.sparsity.planned_counts(container, 0.0, Clock(tasks=len(sizes), epochs=cell.epochs))
+    if start_counts is not None:
+        book.forward(ledger.EVALUATION, tests)
+    for task, size in enumerate(sizes):
+        remaining = size
+        nominal = parts.protocol.steps(size, cell.batch_size)
+        for epoch in range(cell.epochs):
+            steps = parts.protocol.steps(remaining, cell.batch_size)
+            for step in range(steps):
+                clock = Clock(task, len(sizes), epoch, cell.epochs, step, steps, epoch * nominal + step,
+                              cell.epochs * nominal)  # fmt: skip
+                images = min(cell.batch_size, remaining - step * cell.batch_size)
+                past = _replayed(cell, parts, task, seen)
+                approximate |= _plan_step(book, cell, parts, container, clock, images, past)
+                seen += images
+            clock = Clock(task, len(sizes), epoch, cell.epochs, 0, steps)
+            remaining -= parts.data.planned_removals(size, clock)
+        final = parts.sparsity.planned_counts(container, cell.sparsity, Clock(task, len(sizes), cell.epochs, cell.epochs))
+        if final is not None:
+            book.set_weight_counts(final)
+        book.forward(ledger.EVALUATION, tests)
+    return Planned(book.as_record(), paper_ledger(cell, info, costs), dense_ledger(cell, info, costs), approximate)
+
+
+def _replayed(cell: Cell, parts: Parts, task: int, seen: int) -> int:
+    if not parts.learner.uses_memory or (task == 0 and parts.protocol.replay_start == "second-task"):
+        return 0
+    return parts.learner.replay_batches * min(cell.batch_size, cell.buffer, seen)
+
+
+def _plan_step(
+    book: Ledger, cell: Cell, parts: Parts, container: masks.MaskSet, clock: Clock, images: int, past: int
+) -> bool:
+    """Make one step's calls on ``book``; return whether its counts are an assumption."""
+    counts = parts.sparsity.planned_counts(container, cell.sparsity, clock)
+    assumed = counts is None
+    if counts is None:
+        counts = masks.allocate(container.shapes, cell.sparsity)
+    book.set_weight_counts(counts)
+    book.set_gradient_counts(parts.gradient.planned_counts(container, counts, clock))
+    if getattr(parts.sparsity, "planned_importance", lambda *_: False)(cell.sparsity, clock):
+        book.extra_weight_gradient("importance", images + past, at="weights")
+    if parts.gradient.planned_refresh(clock):
+        book.extra_weight_gradient("gradient_refresh", images + past, at="weights")
+    if parts.sparsity.planned_dense_gradients(clock):
+        book.extra_weight_gradient("dense_gradient", images + past, at="dense")
+    for line, count in (("stream", images), ("replay", past)):
+        if count:
+            book.forward(line, count)
+            book.backward(line, count)
+    return assumed
+
+
+def dense_ledger(cell: Cell, info: StreamInfo, costs: Sequence[LayerCost]) -> dict[str, int]:
+    """Return the executed convention's count of the same learner without sparsity and without removed data."""
+    parts = Parts(cell)
+    sizes = [sum(info.train_sizes)] if parts.learner.offline else list(info.train_sizes)
+    presented = replayed = 0
+    for task, size in enumerate(sizes):
+        for _ in range(cell.epochs):
+            for step in range(parts.protocol.steps(size, cell.batch_size)):
+                replayed += _replayed(cell, parts, task, presented)
+                presented += min(cell.batch_size, size - step * cell.batch_size)
+    return {"training": ledger.dense_flops(costs, presented, replayed)}
+
+
+def paper_ledger(cell: Cell, info: StreamInfo, costs: Sequence[LayerCost]) -> dict[str, Any]:
+    """Return the published convention's count for ``cell``: a function of its settings, not of its run."""
+    parts = Parts(cell)
+    method = methods.get(cell.method)
+    data = method.policies.get("data") == "ddr"
+    fraction = 1.0
+    if data:
+        p = cell.params
+        fraction = ledger.ramp_fraction(p["ddr.proportion"], p["ddr.cutoff"] * p["ddr.interval"], cell.epochs)
+    gradient = cell.params.get("dgm.sparsity", cell.sparsity)
+    training = ledger.paper_flops(
+        costs, list(info.train_sizes), cell.epochs, parts.learner.replay_batches, cell.sparsity, gradient, fraction
+    )
+    maskable = [cost for cost in costs if cost.maskable]
+    total = sum(cost.weights for cost in maskable) or 1
+    return {
+        "training": training,
+        "data_fraction": fraction,
+        "weight_density": sum(c.weights * (1 - cell.sparsity) for c in maskable) / total,
+        "gradient_density": sum(c.weights * (1 - gradient) for c in maskable) / total,
+        "replay_batches": parts.learner.replay_batches,
+    }

@@ -1,0 +1,59 @@
+"""Progress of one run: a bar on a terminal, a line per task elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+if TYPE_CHECKING:
+    from sparcl.cell import Cell
+    from sparcl.trainer import Run
+
+
+class Progress:
+    """Watches a run: ``with Progress(cell) as p: run_cell(..., watch=p.step, watch_task=p.task)``."""
+
+    def __init__(self, cell: Cell, quiet: bool = False):
+        self._cell, self._quiet = cell, quiet
+        self._bar: Bar | None = None
+        if sys.stderr.isatty() and not quiet:
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
+                       TimeRemainingColumn())  # fmt: skip
+            self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            self._row = self._bar.add_task(cell.path, total=1.0)
+
+    def __enter__(self) -> Progress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def step(self, run: Run) -> None:
+        """Called after each training step."""
+        if self._bar is not None:
+            clock = run.clock
+            self._bar.update(self._row, completed=clock.progress, description=f"task {clock.task + 1}/{clock.tasks}")
+
+    def task(self, run: Run) -> None:
+        """Called after each task: its accuracies so far."""
+        if self._quiet:
+            return
+        row = run.accuracy["task_il"][run.phase.row]
+        seen = [value for value in row[: run.phase.row + 1] if value is not None]
+        class_row = [v for v in run.accuracy["class_il"][run.phase.row][: run.phase.row + 1] if v is not None]
+        class_il = f"{sum(class_row) / len(class_row):.2f}" if class_row else "-"
+        line = f"task {run.phase.index + 1}/{len(run.phases)}: Class-IL {class_il} %, Task-IL {sum(seen) / len(seen):.2f} %"
+        (self._bar.console.print if self._bar is not None else print)(line)
+        sys.stdout.flush()

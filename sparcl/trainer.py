@@ -1,0 +1,452 @@
+"""The training loop: one walk through the stream, the same for every method.
+
+:class:`Run` is the state of a run (model, masks, memory, clock, random generators, ledger, results so far);
+:func:`train` is the loop. Everything a run draws at random comes from generators named after their purpose
+(:mod:`sparcl.seeding`): data order and augmentation depend on (seed, task, epoch) alone, per sample, so they are the
+same for every method; sequential draws (memory, replay, masks) have a generator each, whose state is checkpointed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sparcl import ledger as flops
+from sparcl import methods, metrics, models, seeding
+from sparcl.capture import StepGraph
+from sparcl.cell import Cell
+from sparcl.errors import RunError
+from sparcl.learners.base import Replay
+from sparcl.masks import MaskSet
+from sparcl.memory import ReservoirMemory
+from sparcl.policies import Clock, DataPolicy, GradientPolicy, SparsityPolicy
+from sparcl.protocol import Protocol
+from sparcl.streams import Stream, augment
+
+EVALUATION_BATCH = 512
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has left a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of training: a task, or all tasks at once for joint training."""
+
+    index: int
+    row: int
+    classes: range
+    train_index: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A stream batch: positions in the task's pool (N,), un-augmented uint8 images (N, C, H, W), network input, labels."""
+
+    positions: Tensor
+    raw: Tensor
+    images: Tensor
+    labels: Tensor
+
+
+class Run:
+    """The state of one run of a cell on its stream."""
+
+    state_version: ClassVar[int] = 1
+
+    def __init__(self, cell: Cell, stream: Stream):
+        self.cell, self.stream, self.info = cell, stream, stream.info
+        self.device = torch.device(cell.device)
+        method = methods.get(cell.method)
+        self.protocol: Protocol = cell.component(Protocol)
+        self.learner = cell.component(methods.learners()[method.learner])
+        chosen = {kind: cell.component(methods.policies()[name]) for kind, name in method.policies.items()}
+        self.sparsity: SparsityPolicy = chosen.get("sparsity", SparsityPolicy())
+        self.gradient: GradientPolicy = chosen.get("gradient", GradientPolicy())
+        self.data: DataPolicy = chosen.get("data", DataPolicy())
+        self.policies = [self.sparsity, self.gradient, self.data]
+        self.task_il_only = method.task_il_only
+
+        initial = seeding.generator(cell.seed, "initial-weights")
+        model = models.build(cell.model, cell.width, self.info.classes, self.info.shape, initial)
+        self.ledger = flops.Ledger(flops.layer_costs(model, self.info.shape))
+        self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)
+        weights = dict(self.model.named_parameters())
+        self.masks = MaskSet({name: weights[name] for name in models.maskable(self.model)})
+        self.memory = ReservoirMemory(cell.buffer, self.info.shape, self.info.classes, self.device)
+        self.term_gradients: dict[str, dict[str, Tensor]] = {}
+        self.step_images = 0
+        self.phases = phases(stream, self.learner.offline)
+        self.phase = self.phases[0]
+        self.clock = Clock()
+        self.resuming = False
+        self.graph = StepGraph(self) if self.device.type == "cuda" else None
+        self._generators: dict[str, torch.Generator] = {}
+        self._ledger_version = -1
+
+        tasks = len(stream.tasks)
+        self.accuracy = {kind: metrics.empty(tasks) for kind in ("class_il", "task_il")}
+        self.untrained: dict[str, list[float | None]] = {}
+        self.mask_history: list[dict[str, Any]] = []
+        self.removed: list[list[dict[str, int]]] = []
+        self.presented: list[int] = []
+        self.losses: list[list[float]] = []
+        self.seconds = {"train": 0.0, "evaluation": 0.0}
+        self.resumed = 0
+
+    # -- what policies and learners use ----------------------------------------------------------------------------
+    def generator(self, purpose: str) -> torch.Generator:
+        """Return the run's sequential generator for ``purpose``; its state survives a checkpoint."""
+        if purpose not in self._generators:
+            self._generators[purpose] = seeding.generator(self.cell.seed, purpose)
+        return self._generators[purpose]
+
+    def draw_replay(self) -> Replay:
+        """Draw one replayed batch of the stream batch's nominal size: augmented afresh and normalized."""
+        drawn = self.memory.draw(self.cell.batch_size, self.generator("replay"))
+        draws = augment.draw(len(drawn.images), self.info, self.generator("replay-augment"))
+        return self.network_input(drawn.images, draws), drawn.labels, drawn.logits
+
+    def network_input(self, images: Tensor, draws: Tensor | None = None) -> Tensor:
+        """Return uint8 ``images`` (N, C, H, W), augmented by ``draws`` if given, as the model's input."""
+        if draws is not None and (self.info.pad or self.info.flip):
+            images = augment.apply(images, draws, self.info)
+        return augment.normalize(images, self.info, self.device)
+
+    @property
+    def pool_size(self) -> int:
+        """Number of samples in the current task's pool, removed ones included."""
+        return len(self.pool_labels)
+
+    def remove_samples(self, which: Tensor) -> None:
+        """Remove the samples of the bool mask ``which`` (pool,) for the rest of the task."""
+        self.present &= ~which
+        count = int(which.sum())
+        self.removed[-1].append({"epoch": self.clock.epoch, "removed": count, "remaining": int(self.present.sum())})
+
+    def note_update(self, pruned: int, grown: int) -> None:
+        """Write a mask update into the record: how many weights left and how many came."""
+        clock, size = self.clock, max(self.masks.size(), 1)
+        self.mask_history.append(
+            {
+                "task": clock.task, "epoch": clock.epoch, "step": clock.step, "density": self.masks.density(),
+                "gradient_density": self.masks.gradient_density(), "pruned": pruned, "grown": grown,
+                "churn": pruned / size,
+            }
+        )  # fmt: skip
+
+    def sync_ledger(self) -> None:
+        """Tell the ledger how many weights exist and learn, if that has changed."""
+        if self._ledger_version != self.masks.version:
+            self.ledger.set_weight_counts(self.masks.counts())
+            self.ledger.set_gradient_counts(self.masks.gradient_counts())
+            self._ledger_version = self.masks.version
+
+    # -- state -----------------------------------------------------------------------------------------------------
+    def state(self) -> dict[str, Any]:
+        """Return all that a continuation needs: nested dicts of tensors and JSON values."""
+        return {
+            "version": self.state_version,
+            "model": dict(self.model.state_dict()),
+            "optimizer": momenta(self.optimizer, self.model),
+            "masks": self.masks.state(),
+            "memory": self.memory.state(),
+            "learner": self.learner.state(),
+            "policies": {str(i): policy.state() for i, policy in enumerate(self.policies)},
+            "generators": {name: generator.get_state() for name, generator in self._generators.items()},
+            "ledger": self.ledger.state(),
+            "present": self.present,
+            "loss_sum": self.loss_sum,
+            "position": {"task": self.phase.index, "epoch": self.clock.epoch, "step": self.clock.step},
+            "results": {
+                "accuracy": self.accuracy, "untrained": self.untrained, "mask_history": self.mask_history,
+                "removed": self.removed, "presented": self.presented, "losses": self.losses,
+                "seconds": self.seconds, "resumed": self.resumed,
+            },
+        }  # fmt: skip
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Continue from :meth:`state`: the loop goes on with the step after the one that was saved."""
+        for name, value in state["results"].items():
+            setattr(self, name, value)
+        position = state["position"]
+        self.phase = self.phases[position["task"]]
+        self.masks.load(state["masks"])
+        self.memory.load(state["memory"])
+        self._generators = {}
+        for name, saved in state["generators"].items():
+            self.generator(name).set_state(saved.cpu())
+        self.learner.load(state["learner"])
+        for index, policy in enumerate(self.policies):
+            policy.load(state["policies"][str(index)])
+        self.model.load_state_dict(state["model"])
+        self.ledger.load(state["ledger"])
+        self._ledger_version = -1
+        self.enter_phase()
+        load_momenta(self.optimizer, self.model, state["optimizer"])
+        self.present = state["present"].clone()
+        self.loss_sum = state["loss_sum"].clone()
+        self.resumed += 1
+        self.resuming = True
+        self.clock = self.clock_at(position["epoch"], position["step"])
+
+    def enter_phase(self) -> None:
+        """Bring the current phase's pool to the device and make its optimizer."""
+        index = self.phase.train_index
+        images = self.stream.train_images[index].to(self.device)
+        labels = self.stream.train_labels[index].to(self.device)
+        self.pool_images, self.pool_labels = self.learner.pool(self, images, labels)
+        self.present = torch.ones(len(self.pool_labels), dtype=torch.bool, device=self.device)
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(), lr=self.cell.learning_rate, momentum=self.protocol.momentum, foreach=True
+        )
+        if self.graph is not None:
+            self.graph.reset()
+
+    def clock_at(self, epoch: int, step: int = 0) -> Clock:
+        nominal = self.protocol.steps(self.pool_size, self.cell.batch_size)
+        steps = self.protocol.steps(int(self.present.sum()), self.cell.batch_size)
+        return Clock(
+            task=self.phase.index, tasks=len(self.phases), epoch=epoch, epochs=self.cell.epochs, step=step,
+            steps=steps, task_step=epoch * nominal + step, task_steps=self.cell.epochs * nominal,
+        )  # fmt: skip
+
+
+def phases(stream: Stream, offline: bool) -> list[Phase]:
+    """Return the stretches of training of a stream: its tasks, or one of everything."""
+    tasks = stream.tasks
+    if not offline:
+        return [Phase(t.index, t.index, t.classes, t.train_index) for t in tasks]
+    everything = torch.cat([t.train_index for t in tasks])
+    return [Phase(0, len(tasks) - 1, range(stream.info.classes), everything)]
+
+
+# -- the loop ----------------------------------------------------------------------------------------------------------
+Watch = Callable[[Run], None]
+
+
+def train(run: Run, after_step: Watch = lambda run: None, after_task: Watch = lambda run: None) -> None:
+    """Train ``run`` through its stream, evaluating all tasks after each one.
+
+    ``after_step`` and ``after_task`` watch (progress, checkpoints, stop requests) and change nothing.
+
+    Raises:
+        RunError: a loss that is not finite, with task, epoch and step.
+    """
+    if not run.resuming:
+        run.untrained = evaluate(run, seen=run.info.classes)
+        run.learner.start(run)
+        for policy in run.policies:
+            policy.start(run)
+    for phase in run.phases[run.phase.index :]:
+        if not run.resuming:
+            begin_task(run, phase)
+        for epoch in range(run.clock.epoch, run.cell.epochs):
+            if not run.resuming:
+                begin_epoch(run, epoch)
+            run.resuming = False
+            for batch in batches(run):
+                step(run, batch)
+                after_step(run)
+            end_epoch(run)
+        end_task(run)
+        after_task(run)
+
+
+def begin_task(run: Run, phase: Phase) -> None:
+    run.phase = phase
+    run.enter_phase()
+    run.clock = run.clock_at(0)
+    run.removed.append([])
+    run.presented.append(0)
+    run.losses.append([])
+    for part in (run.learner, *run.policies):
+        part.begin_task(run)
+
+
+def begin_epoch(run: Run, epoch: int) -> None:
+    run.clock = run.clock_at(epoch)
+    run.loss_sum.zero_()
+    for policy in run.policies:
+        policy.begin_epoch(run)
+
+
+def batches(run: Run) -> Iterator[Batch]:
+    """Yield the epoch's remaining batches; order and augmentation depend on (seed, task, epoch) and the sample alone."""
+    cell, clock = run.cell, run.clock
+    key = (run.phase.index, clock.epoch)
+    order = torch.randperm(run.pool_size, generator=seeding.generator(cell.seed, "order", *key)).to(run.device)
+    order = order[run.present[order]]
+    draws = augment.draw(run.pool_size, run.info, seeding.generator(cell.seed, "augment", *key)).to(run.device)
+    for index in range(clock.step, clock.steps):
+        positions = order[index * cell.batch_size : (index + 1) * cell.batch_size]
+        raw = run.pool_images[positions]
+        yield Batch(positions, raw, run.network_input(raw, draws[positions]), run.pool_labels[positions])
+
+
+def step(run: Run, batch: Batch) -> None:
+    """One training step: loss, backward, which weights learn, update, which weights exist, which samples stay."""
+    started = time.perf_counter()
+    replays = run.learner.replay(run)
+    replayed = sum(len(images) for images, _, _ in replays)
+    run.step_images = len(batch.labels) + replayed
+    per_term = any(policy.wants_terms(run) for policy in (run.sparsity, run.gradient))
+    loss, logits = backward(run, batch, replays, per_term)
+    run.loss_sum += loss
+    if run.device.type == "cpu" and not bool(torch.isfinite(loss)):
+        raise RunError(_not_finite(run))
+    run.learner.remember(run, batch, logits)
+
+    run.learner.adjust_gradients(run)
+    add_weight_decay(run)
+    proceed = run.sparsity.on_gradients(run)
+    run.gradient.on_gradients(run)
+    run.sync_ledger()
+    for line, images in (("stream", len(batch.labels)), ("replay", replayed)):
+        if images:
+            run.ledger.forward(line, images)
+            run.ledger.backward(line, images)
+    if proceed:
+        run.masks.mask_gradients()
+        run.optimizer.step()
+        run.masks.project(run.optimizer)
+    run.learner.after_step(run)
+    run.sparsity.after_step(run)
+
+    run.data.observe(run, batch.positions, logits, batch.labels)
+    run.presented[-1] += len(batch.labels)
+    clock = run.clock
+    run.clock = replace(clock, step=clock.step + 1, task_step=clock.task_step + 1)
+    run.seconds["train"] += time.perf_counter() - started
+
+
+def backward(run: Run, batch: Batch, replays: list[Replay], per_term: bool) -> tuple[Tensor, Tensor]:
+    """Leave the gradients of the summed loss in ``parameter.grad``; return the loss () and stream logits (N, C).
+
+    With ``per_term`` the terms are differentiated one by one and ``run.term_gradients`` holds each term's gradient of
+    every maskable weight; their sum is the step's gradient either way.
+    """
+    if run.graph is not None:
+        return run.graph.backward(batch.images, batch.labels, replays, per_term)
+    return compute_gradients(run, batch.images, batch.labels, replays, per_term)
+
+
+def compute_gradients(
+    run: Run, images: Tensor, labels: Tensor, replays: list[Replay], per_term: bool
+) -> tuple[Tensor, Tensor]:
+    """The arithmetic of :func:`backward`: no decision, no random draw, no transfer to the host."""
+    run.optimizer.zero_grad(set_to_none=False)
+    with torch.autocast(run.device.type, torch.bfloat16, enabled=run.cell.precision == "bfloat16"):
+        terms, logits = run.learner.terms(run, images, labels, replays)
+    run.term_gradients = {}
+    if not per_term:
+        sum(terms.values()).backward()
+    else:
+        before: dict[str, Tensor] = {}
+        for name, term in terms.items():
+            term.backward()
+            grads = {n: p.grad.detach() for n, p in run.masks.parameters.items()}
+            run.term_gradients[name] = {n: g - before[n] if n in before else g.clone() for n, g in grads.items()}
+            before = {n: g.clone() for n, g in grads.items()}
+    total = torch.stack([term.detach().double() for term in terms.values()]).sum()
+    return total, logits.detach().float()
+
+
+def add_weight_decay(run: Run) -> None:
+    """Add the L2 term before the masks act, so that a weight that does not learn does not decay either."""
+    if run.protocol.weight_decay:
+        for parameter in run.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter.detach(), alpha=run.protocol.weight_decay)
+    if run.protocol.freeze_bn_bias:
+        for module in run.model.modules():
+            if isinstance(module, nn.BatchNorm2d) and module.bias is not None and module.bias.grad is not None:
+                module.bias.grad.zero_()
+
+
+def end_epoch(run: Run) -> None:
+    mean = float(run.loss_sum) / max(run.clock.steps, 1)
+    if mean != mean or mean in (float("inf"), float("-inf")):
+        raise RunError(_not_finite(run))
+    run.losses[-1].append(mean)
+    for policy in run.policies:
+        policy.end_epoch(run)
+
+
+def end_task(run: Run) -> None:
+    for policy in run.policies:
+        policy.end_task(run)
+    run.learner.end_task(run)
+    row = evaluate(run, seen=run.phase.classes.stop)
+    for kind, values in row.items():
+        run.accuracy[kind][run.phase.row] = values
+    run.clock = run.clock_at(0)
+
+
+def _not_finite(run: Run) -> str:
+    clock = run.clock
+    return f"{run.cell.path}: the loss is not finite in task {clock.task}, epoch {clock.epoch}, step {clock.step}"
+
+
+# -- evaluation --------------------------------------------------------------------------------------------------------
+@torch.no_grad()
+def evaluate(run: Run, seen: int) -> dict[str, list[float | None]]:
+    """Return {"class_il", "task_il"}: accuracy in percent on every task's test set (T,).
+
+    Class-IL is the largest score among the ``seen`` first classes, Task-IL among the task's own classes. Training
+    state is left alone: the model is in eval mode meanwhile, and nothing is drawn at random.
+    """
+    started = time.perf_counter()
+    run.sync_ledger()
+    rows: dict[str, list[float | None]] = {"class_il": [], "task_il": []}
+    with evaluation_mode(run.model):
+        for task in run.stream.tasks:
+            view = run.sparsity.view(run, task.index) if run.sparsity.has_views else contextlib.nullcontext()
+            right = torch.zeros(2, dtype=torch.int64, device=run.device)
+            with view:
+                for index in task.test_index.split(EVALUATION_BATCH):
+                    labels = run.stream.test_labels[index].to(run.device)
+                    images = run.network_input(run.stream.test_images[index].to(run.device))
+                    with torch.autocast(run.device.type, torch.bfloat16, enabled=run.cell.precision == "bfloat16"):
+                        scores = run.learner.predict(run, images)
+                    own = scores[:, task.classes.start : task.classes.stop].argmax(1) + task.classes.start
+                    right[0] += (scores[:, :seen].argmax(1) == labels).sum()
+                    right[1] += (own == labels).sum()
+                    run.ledger.forward(flops.EVALUATION, len(labels))
+            class_il, task_il = (100 * right.cpu().double() / max(len(task.test_index), 1)).tolist()
+            rows["class_il"].append(None if run.task_il_only else class_il)
+            rows["task_il"].append(task_il)
+    run.seconds["evaluation"] += time.perf_counter() - started
+    return rows
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put ``model`` into eval mode and give every module its own mode back afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def momenta(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """Return the optimizer's momentum buffers by parameter name (empty for plain SGD)."""
+    found = {n: optimizer.state.get(p, {}).get("momentum_buffer") for n, p in model.named_parameters()}
+    return {name: buffer for name, buffer in found.items() if buffer is not None}
+
+
+def load_momenta(optimizer: torch.optim.Optimizer, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    for name, parameter in model.named_parameters():
+        if name in state:
+            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(state[name])
