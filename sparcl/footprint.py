@@ -7,7 +7,10 @@ Conventions of :func:`suite`:
   of what is left, whichever is smaller; the same for a gradient mask within the weights that are left;
 * activations are the tensors that autograd keeps from the forward pass for the backward pass, each storage
   once and parameters left out, for all images of one training step, replayed ones too;
-* replay memory holds uint8 images, an int64 label each, and float32 logits where the method replays them.
+* the replay memory is counted as it is kept: uint8 images, int64 labels and task numbers, float32 logits, for
+  every method that has one;
+* the optimizer's momentum and what learner and policies remember between steps (importance, counters, copies
+  of the model) stand together under ``optimizer``; plain SGD adds nothing.
 
 :func:`paper` is the published convention, in its two variants.
 """
@@ -16,13 +19,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+if TYPE_CHECKING:
+    from sparcl.trainer import Run
+
 FLOAT = 4
 INDEX = 4
-LABEL = 8
 
 
 def suite(
@@ -31,8 +37,7 @@ def suite(
     images: int,
     weight_counts: Mapping[str, int] | None = None,
     gradient_counts: Mapping[str, int] | None = None,
-    buffer: int = 0,
-    logits: int = 0,
+    replay_memory: int = 0,
     optimizer: int = 0,
 ) -> dict[str, int]:
     """Bytes that one training step needs, by what they hold.
@@ -43,8 +48,7 @@ def suite(
         images: images of one step, replayed ones included.
         weight_counts: weights left, by parameter name; parameters that are not named are dense.
         gradient_counts: weights with a gradient, by parameter name; as ``weight_counts`` where not named.
-        buffer: capacity of the replay memory in images.
-        logits: logits stored with each image, 0 where the method replays none.
+        replay_memory: bytes of the replay memory.
         optimizer: bytes of state beside weights and gradients (momentum, importance, a copy of the model).
 
     Returns:
@@ -59,13 +63,12 @@ def suite(
         gradients += FLOAT * learning
         indices += index_bytes(size, left) + index_bytes(left, learning)
     weights += sum(value.numel() * value.element_size() for value in model.buffers())
-    channels, height, width = shape
     parts = {
         "weights": weights,
         "indices": indices,
         "gradients": gradients,
         "activations": saved_bytes(model, shape, images),
-        "replay_memory": buffer * (channels * height * width + LABEL + FLOAT * logits),
+        "replay_memory": replay_memory,
         "optimizer": optimizer,
     }
     return parts | {"total": sum(parts.values())}
@@ -149,3 +152,39 @@ def paper(
     values = parameters * ((1 - weight_sparsity) + (1 - gradient_sparsity))
     activations = FLOAT * convolution_outputs(model, shape) * batch_size
     return {"ablation_table": values + 2 * activations, "phone": values + activations}
+
+
+def suite_of(run: Run) -> dict[str, int]:
+    """:func:`suite` of a run, with its masks as they are now and a step as large as its learner's."""
+    images = run.cell.batch_size * (1 + run.learner.replay_batches)
+    momentum = (
+        sum(p.numel() * p.element_size() for p in run.model.parameters()) if run.protocol.momentum else 0
+    )
+    remembered = tensor_bytes([run.learner.state(), *(policy.state() for policy in run.policies)])
+    return suite(
+        run.model,
+        run.info.shape,
+        images,
+        run.masks.counts(),
+        run.masks.gradient_counts(),
+        replay_memory=tensor_bytes(run.memory.state()),
+        optimizer=momentum + remembered,
+    )
+
+
+def paper_of(run: Run) -> dict[str, float]:
+    """:func:`paper` of a run, from its settings alone."""
+    sparsity = run.cell.sparsity
+    gradient = run.cell.params.get("dgm.sparsity", sparsity)
+    return paper(run.model, run.info.shape, run.cell.batch_size, sparsity, gradient)
+
+
+def tensor_bytes(state: Any) -> int:
+    """Bytes of all tensors in nested mappings and sequences."""
+    if isinstance(state, torch.Tensor):
+        return state.numel() * state.element_size()
+    if isinstance(state, Mapping):
+        return sum(tensor_bytes(value) for value in state.values())
+    if isinstance(state, list | tuple):
+        return sum(tensor_bytes(value) for value in state)
+    return 0
