@@ -75,7 +75,7 @@ def suite(
 
 
 def index_bytes(size: int, left: int) -> int:
-    """Bytes that say which ``left`` of ``size`` positions are kept: bitmap or int32 positions, 0 if all are."""
+    """Bytes that say which ``left`` of ``size`` positions are kept, as bitmap or int32 positions."""
     if left >= size:
         return 0
     return min((size + 7) // 8, INDEX * left)
