@@ -242,7 +242,7 @@ def _checksum(manifest: Mapping[str, Any]) -> str:
 def array_hash(array: np.ndarray, name: str) -> str:
     """Return the SHA-256 (hex) of an array: its name, type and shape, then its values in C order."""
     digest = hashlib.sha256(f"{name} {array.dtype.str} {array.shape}\n".encode())
-    digest.update(memoryview(np.ascontiguousarray(array)).cast("B"))
+    digest.update(np.ascontiguousarray(array).data.cast("B"))
     return digest.hexdigest()
 
 
