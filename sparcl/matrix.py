@@ -1,0 +1,410 @@
+"""A matrix config: which cells an experiment runs, as lists that are crossed, minus exclusions.
+
+The file is checked against ``sparcl/data/matrix.schema.json`` and against the registered methods, streams and
+parameters before anything runs. Every problem is reported, each in one line that names the key. Expansion is
+deterministic: the same file gives the same cells in the same order.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from sparcl import atomic, strict_yaml
+from sparcl.cell import Cell, make
+from sparcl.errors import UserError, one_line, suggest
+from sparcl.identity import identity
+
+SCHEMA = "sparcl-plan/1"
+SCHEMA_FILE = Path(__file__).parent / "data" / "matrix.schema.json"
+MOST_CELLS = 100_000
+MOST_PROBLEMS = 20
+FIELDS = ("model", "width", "epochs", "batch_size", "learning_rate", "precision", "device")
+
+
+class MatrixError(UserError):
+    """A config that cannot be used; ``problems`` holds one line for each thing that is wrong."""
+
+    def __init__(self, name: str, problems: list[str]) -> None:
+        self.problems = [one_line(f"{name}: {problem}") for problem in problems[:MOST_PROBLEMS]]
+        if len(problems) > MOST_PROBLEMS:
+            self.problems.append(f"{name}: {len(problems) - MOST_PROBLEMS} more problems")
+        super().__init__("; ".join(self.problems))
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A checked config with its cells; ``groups`` holds, cell by cell, the names of the groups it is in."""
+
+    config: Mapping[str, Any]
+    cells: tuple[Cell, ...]
+    groups: tuple[tuple[str, ...], ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the experiment and of its results folder."""
+        return self.config["name"]
+
+    def plan(self) -> dict[str, Any]:
+        """Return the plan: the config and every cell with its path, groups and identity."""
+        return {
+            "schema": SCHEMA,
+            "name": self.name,
+            "title": self.config["title"],
+            "description": self.config.get("description", ""),
+            "reference": self.config.get("reference"),
+            "config": dict(self.config),
+            "cells": [
+                {
+                    "path": cell.path,
+                    "groups": list(groups),
+                    "cell": cell.as_dict(),
+                    "identity": identity(cell),
+                }
+                for cell, groups in zip(self.cells, self.groups, strict=True)
+            ],
+        }
+
+
+def load(path: str | Path) -> Matrix:
+    """Read, check and expand the config file ``path`` (``-``: standard input).
+
+    Raises:
+        MatrixError: the config is wrong; UserError: it cannot be read.
+    """
+    if str(path) == "-":
+        return from_dict(
+            strict_yaml.parse(sys.stdin.buffer.read(strict_yaml.LARGEST + 1), "config"), "config"
+        )
+    return from_dict(strict_yaml.load(path), str(path))
+
+
+def from_dict(config: Any, name: str = "config") -> Matrix:
+    """Check and expand a config that has been read already; ``name`` is what messages call it."""
+    strict_yaml.check(config, name)
+    problems = list(_schema_problems(config))
+    if not problems:
+        problems = list(_name_problems(config))
+    if not problems:
+        cells, groups, problems = _expand(config)
+    if problems:
+        raise MatrixError(name, problems)
+    return Matrix(config, tuple(cells), tuple(groups))
+
+
+def write_plan(plan: Mapping[str, Any], results: Path) -> Path:
+    """Write ``plan`` to results/<name>/plan.json unless it is there already; return the file."""
+    target = results / plan["name"] / "plan.json"
+    text = json.dumps(plan, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    try:
+        unchanged = target.read_text(encoding="utf-8") == text
+    except (OSError, UnicodeDecodeError):
+        unchanged = False
+    if not unchanged:
+        atomic.write_text(target, text)
+    return target
+
+
+# What is wrong with a config.
+
+
+@functools.cache
+def _validator() -> Any:
+    import jsonschema
+
+    return jsonschema.Draft202012Validator(json.loads(SCHEMA_FILE.read_text(encoding="utf-8")))
+
+
+def _schema_problems(config: Any) -> Iterator[str]:
+    """Yield a line for each place where ``config`` does not fit the schema."""
+    seen: set[tuple[Any, ...]] = set()
+    for error in sorted(
+        _validator().iter_errors(config), key=lambda e: [str(part) for part in e.absolute_path]
+    ):
+        where = tuple(error.absolute_path)
+        label = _label(where)
+        if error.validator == "additionalProperties" and isinstance(error.instance, dict):
+            known = error.schema.get("properties", {})
+            for key in error.instance:
+                if key not in known:
+                    yield f"{_label((*where, key))}: unknown key{suggest(key, known)}"
+        elif error.validator == "required":
+            for key in error.validator_value:
+                if key not in error.instance and (*where, key) not in seen:
+                    seen.add((*where, key))
+                    yield f"{_label((*where, key))}: missing, expected {_expected(error.schema, key)}"
+        elif where not in seen or "propertyNames" in error.absolute_schema_path:
+            seen.add(where)
+            got = one_line(json.dumps(error.instance), 60)
+            yield f"{label}: expected {_expected(error.schema)}, got {got}"
+
+
+def _expected(schema: Mapping[str, Any], key: str | None = None) -> str:
+    """Return what the (sub)schema says is expected, following one reference."""
+    if key is not None:
+        schema = schema.get("properties", {}).get(key, {})
+    if "expected" not in schema and "$ref" in schema:
+        schema = _validator().schema["$defs"][schema["$ref"].rpartition("/")[2]]
+    return schema.get("expected", "another value")
+
+
+def _label(where: tuple[Any, ...]) -> str:
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{one_line(part, 60)}" for part in where)
+    return text.lstrip(".") or "top level"
+
+
+def _name_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each name that nobody registered."""
+    from sparcl import methods, models, streams
+
+    known = methods.names()
+    if config["stream"] not in streams.names():
+        yield f"stream: unknown name {config['stream']!r}{suggest(config['stream'], streams.names())}"
+    listed: set[str] = set()
+    for group, entry in config["groups"].items():
+        for index, method in enumerate(entry["methods"]):
+            try:
+                listed |= set(_matching(method, known))
+            except UserError as error:
+                yield f"groups.{group}.methods[{index}]: {error}"
+    reference = config.get("reference")
+    if reference is not None and reference not in listed:
+        yield f"reference: expected a method of this matrix, got {reference!r}{suggest(reference, listed)}"
+    for index, entry in enumerate(config.get("exclude", [])):
+        if "group" in entry and entry["group"] not in config["groups"]:
+            hint = suggest(entry["group"], config["groups"])
+            yield f"exclude[{index}].group: unknown group {entry['group']!r}{hint}"
+        if "method" in entry and not any(fnmatchcase(name, entry["method"]) for name in listed):
+            hint = suggest(entry["method"], listed)
+            yield f"exclude[{index}].method: expected a method of this matrix, got {entry['method']!r}{hint}"
+    places = {"defaults": config.get("defaults", {})}
+    places |= {
+        f"groups.{group}.defaults": entry.get("defaults", {}) for group, entry in config["groups"].items()
+    }
+    for where, fields in places.items():
+        if "model" in fields and fields["model"] not in models.names():
+            yield f"{where}.model: unknown name {fields['model']!r}{suggest(fields['model'], models.names())}"
+
+
+def _matching(pattern: str, known: list[str]) -> list[str]:
+    from sparcl import methods
+
+    if not any(sign in pattern for sign in "*?"):
+        return [methods.get(pattern).name]
+    found = [name for name in known if fnmatchcase(name, pattern)]
+    if not found:
+        raise UserError(f"no method matches {pattern!r}")
+    return found
+
+
+# From a config to its cells.
+
+
+def _expand(config: Mapping[str, Any]) -> tuple[list[Cell], list[tuple[str, ...]], list[str]]:
+    """Return the cells without duplicates, the groups of each, and what is wrong."""
+    members: dict[Cell, list[str]] = {}
+    problems: dict[str, None] = {}
+    excluded = [False] * len(config.get("exclude", []))
+    total = 0
+    for group, entry in config["groups"].items():
+        axes = _axes(config, entry)
+        total += math.prod(map(len, axes))
+        if total > MOST_CELLS:
+            return [], [], [f"groups.{group}: expected at most {MOST_CELLS} cells in all"]
+        for combination in itertools.product(*axes):
+            try:
+                cell = _cell(config, entry, combination)
+            except UserError as error:
+                problems[f"groups.{group}: {error}"] = None
+                continue
+            if not _is_excluded(config, group, cell, excluded):
+                groups = members.setdefault(cell, [])
+                if group not in groups:
+                    groups.append(group)
+    problems |= {
+        f"exclude[{index}]: matches no cell (without a memory the buffer is 0, dense the sparsity 0)": None
+        for index, used in enumerate(excluded)
+        if not used and not problems
+    }
+    paths: dict[str, Cell] = {}
+    for cell in members:
+        other = paths.setdefault(cell.path, cell)
+        if other != cell:
+            problems[f"two different cells have the path {cell.path}: {_difference(other, cell)}"] = None
+    if not members and not problems:
+        problems["groups: no cell is left"] = None
+    return list(members), [tuple(groups) for groups in members.values()], list(problems)
+
+
+def _axes(config: Mapping[str, Any], entry: Mapping[str, Any]) -> list[list[Any]]:
+    """Return the lists that a group crosses: method, sparsity, buffer, swept parameters..., seed."""
+    from sparcl import methods
+
+    known = methods.names()
+    names = list(dict.fromkeys(name for method in entry["methods"] for name in _matching(method, known)))
+    seeds = entry.get("seeds", config["seeds"])
+    sweeps = [[(key, value) for value in values] for key, values in entry.get("set", {}).items()]
+    buffers, sparsities = entry.get("buffers", [0]), entry.get("sparsities", [0.0])
+    return [names, sparsities, buffers, *sweeps, seeds if isinstance(seeds, list) else list(range(seeds))]
+
+
+def _cell(config: Mapping[str, Any], entry: Mapping[str, Any], combination: tuple[Any, ...]) -> Cell:
+    from sparcl import methods
+
+    name, sparsity, buffer, *swept, seed = combination
+    method = methods.get(name)
+    fields = {**config.get("defaults", {}), **entry.get("defaults", {})}
+    # A default goes to the methods that have the parameter; a swept parameter must fit every method.
+    shared = {**config.get("defaults", {}).get("params", {}), **entry.get("defaults", {}).get("params", {})}
+    known = _parameter_names()
+    for key in shared:
+        if key not in known:
+            raise UserError(f"defaults.params.{key}: unknown parameter{suggest(key, known)}")
+    own = {*method.parameters(), *(key for key in known if key.startswith("protocol."))}
+    return make(
+        stream=config["stream"],
+        method=name,
+        sparsity=sparsity if method.is_sparse else 0.0,
+        buffer=buffer if method.needs_memory else 0,
+        seed=seed,
+        stream_options=config.get("stream_options"),
+        params={key: value for key, value in shared.items() if key in own} | dict(swept),
+        hyperparameters=config.get("hyperparameters"),
+        **{key: fields[key] for key in FIELDS if key in fields},
+    )
+
+
+@functools.cache
+def _parameter_names() -> frozenset[str]:
+    """Return every parameter that some learner, policy or the protocol has."""
+    from sparcl import methods
+    from sparcl.protocol import Protocol
+
+    components = [*methods.learners().values(), *methods.policies().values(), Protocol]
+    return frozenset(f"{component.name}.{key}" for component in components for key in component.parameters)
+
+
+def _is_excluded(config: Mapping[str, Any], group: str, cell: Cell, used: list[bool]) -> bool:
+    """Return whether an exclusion names the cell, and mark those that do in ``used``."""
+    found = False
+    for index, entry in enumerate(config.get("exclude", [])):
+        matches = (
+            entry.get("group", group) == group
+            and fnmatchcase(cell.method, entry.get("method", "*"))
+            and entry.get("buffer", cell.buffer) == cell.buffer
+            and entry.get("sparsity", cell.sparsity) == cell.sparsity
+            and entry.get("seed", cell.seed) == cell.seed
+        )
+        used[index] |= matches
+        found |= matches
+    return found
+
+
+def _difference(one: Cell, other: Cell) -> str:
+    first, second = one.as_dict(), other.as_dict()
+    flat = [{**values, **values.pop("params")} for values in (first, second)]
+    keys = sorted(key for key in {*flat[0], *flat[1]} if flat[0].get(key) != flat[1].get(key))
+    return ", ".join(f"{key} {flat[0].get(key)!r} and {flat[1].get(key)!r}" for key in keys)
+
+
+# `sparcl plan`.
+
+
+def command(config: Path, results: Path, as_json: bool = False) -> int:
+    """Check a config; print its plan as JSON, or write it and print what is to do. Return the exit status."""
+    try:
+        matrix = load(config)
+    except MatrixError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        return 2
+    plan = matrix.plan()
+    if as_json:
+        json.dump(plan, sys.stdout, allow_nan=False)
+        print()
+        return 0
+    target = write_plan(plan, results)
+    print("\n".join(summary(plan, results)))
+    print(f"plan: {target}")
+    return 0
+
+
+def summary(plan: Mapping[str, Any], results: Path) -> list[str]:
+    """Return what a plan holds, what of it is done, and how long the rest takes by the records that exist."""
+    state = _measured(plan, results)
+    cells = plan["cells"]
+    lines = [f"{plan['title']}: {len(cells)} cells on {plan['config']['stream']}"]
+    for group in plan["config"]["groups"]:
+        inside = [entry for entry in cells if group in entry["groups"]]
+        done = sum(entry["path"] in state.current for entry in inside)
+        lines.append(f"  {group:<24} {len(inside):>5} cells, {done} done")
+    todo = [entry["cell"] for entry in cells if entry["path"] not in state.current]
+    lines.append(
+        f"to run: {len(todo)} of {len(cells)}" + (f" ({state.stale} out of date)" if state.stale else "")
+    )
+    seconds = state.estimate(todo)
+    if todo and seconds is not None:
+        lines.append(f"estimated: {clock(seconds)} of one core, by {len(state.seconds)} measured cells")
+    return lines
+
+
+@dataclass
+class _State:
+    """Records found for a plan: current paths, how many are stale, and measured (cell, wall seconds)."""
+
+    current: set[str]
+    stale: int
+    seconds: list[tuple[Mapping[str, Any], float]]
+
+    def estimate(self, cells: list[Mapping[str, Any]]) -> float | None:
+        """Return the core seconds that ``cells`` take: mean of the method, else of all, scaled by epochs."""
+        if not self.seconds:
+            return None
+        overall = _mean([seconds / cell["epochs"] for cell, seconds in self.seconds])
+        methods: dict[str, list[float]] = {}
+        for cell, seconds in self.seconds:
+            methods.setdefault(cell["method"], []).append(seconds / cell["epochs"])
+        means = {method: _mean(values) for method, values in methods.items()}
+        return sum(cell["epochs"] * means.get(cell["method"], overall) for cell in cells)
+
+
+def _measured(plan: Mapping[str, Any], results: Path) -> _State:
+    state = _State(set(), 0, [])
+    for entry in plan["cells"]:
+        path = results / plan["name"] / "runs" / entry["path"] / "record.json"
+        try:
+            record = json.loads(path.read_bytes())
+            seconds = float(record["measured"]["wall_seconds"])
+            found = record["identity"]
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, TypeError, LookupError, RecursionError):
+            state.stale += 1
+            continue
+        if found == entry["identity"]:
+            state.current.add(entry["path"])
+        else:
+            state.stale += 1
+        if math.isfinite(seconds):
+            state.seconds.append((entry["cell"], seconds))
+    return state
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as people say it: "45 s", "12 min", "3 h 20 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
