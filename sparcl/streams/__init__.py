@@ -41,7 +41,7 @@ from sparcl.streams.options import parse
 from sparcl.streams.source import data_root, find, names
 from sparcl.streams.stream import Stream, StreamInfo, Task
 
-__all__ = ["Stream", "StreamInfo", "Task", "data_root", "describe", "load", "names"]
+__all__ = ["Stream", "StreamInfo", "Task", "data_root", "describe", "load", "modules", "names"]
 
 
 def describe(name: str, options: Mapping[str, Any] | None = None) -> StreamInfo:
@@ -56,6 +56,12 @@ def describe(name: str, options: Mapping[str, Any] | None = None) -> StreamInfo:
     source = find(name)
     values = parse(source, options)
     return layout.info(source.name, source.facts(values), values)
+
+
+def modules(name: str) -> list[str]:
+    """Return the modules whose code, beside the images' digest, determines what a run sees of a stream."""
+    own = type(find(name)).__module__
+    return sorted({own, *(f"{__name__}.{part}" for part in ("augment", "image_files", "layout", "stream"))})
 
 
 def load(name: str, root: str | Path | None = None, options: Mapping[str, Any] | None = None) -> Stream:

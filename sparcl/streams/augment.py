@@ -52,8 +52,8 @@ def normalize(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """Return ``(images / scale - mean) / std``, (N, C, H, W) in ``channels_last``, on ``device`` (default:
-    in place).
+    """Return ``(images / scale - mean) / std``, (N, C, H, W) in ``channels_last``, on ``device``
+    (``None``: where the images are).
 
     Pixels travel as uint8 and are converted on the device; arithmetic is in ``dtype``.
     """

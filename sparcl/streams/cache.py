@@ -22,6 +22,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -80,7 +81,7 @@ def open_images(source: Source, root: Path, options: Mapping[str, Any], facts: F
             ) from error
         log.warning("%s: not writable; %s is decoded into memory", folder, source.name)
         return _decode_into_memory(source, root, options, facts)
-    with _locked(lock):
+    with _locked(lock, folder / "lock"):
         cached = _read(folder, source.version, fingerprint)
         if cached is None:
             log.info("decoding the images of %s into %s", source.name, folder)
@@ -92,10 +93,13 @@ def open_images(source: Source, root: Path, options: Mapping[str, Any], facts: F
 
 
 @contextlib.contextmanager
-def _locked(handle: int) -> Iterator[None]:
+def _locked(handle: int, path: Path) -> Iterator[None]:
     """Hold an exclusive lock, which the system lets go of when the process dies, however it dies."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            raise RunError(f"{path}: could not be locked ({error.strerror})") from error
         yield
     finally:
         os.close(handle)
@@ -201,7 +205,7 @@ def _read(folder: Path, version: int, fingerprint: str | None) -> Images | None:
         path = folder / _file_name(name, entry["sha256"])
         try:
             stat = path.stat()
-            if stat.st_size != entry["bytes"]:
+            if stat.st_size != entry.get("bytes"):
                 return None
             # Copy-on-write: all cells share the pages, and a stray write stays in its own process.
             array = np.load(path, mmap_mode="c" if name.endswith("images") else None, allow_pickle=False)
@@ -209,7 +213,7 @@ def _read(folder: Path, version: int, fingerprint: str | None) -> Images | None:
             return None
         if array.dtype != _dtype(name):
             return None
-        if stat.st_mtime_ns != entry["mtime_ns"]:
+        if stat.st_mtime_ns != entry.get("mtime_ns"):
             if array_hash(array, name) != entry["sha256"]:
                 return None
             entry["mtime_ns"], moved = stat.st_mtime_ns, True
@@ -225,7 +229,9 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         good = manifest.pop("checksum") == _checksum(manifest) and manifest["schema"] == SCHEMA
-        return manifest if good and set(manifest["arrays"]) == set(ARRAYS) else None
+        entries = [manifest["arrays"][name] for name in ARRAYS]
+        good &= all(re.fullmatch("[0-9a-f]{64}", entry["sha256"]) for entry in entries)
+        return manifest if good and {"version", "fingerprint"} <= set(manifest) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 

@@ -39,7 +39,7 @@ def entries(folder: Path, top: Path, expected: str) -> list[os.DirEntry[str]]:
 
 def confine(path: Path, top: Path) -> None:
     """Raise UserError when ``path``, symbolic links followed, is not inside ``top``."""
-    if not path.resolve().is_relative_to(top.resolve()):
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(top)):
         raise UserError(f"{path}: expected a path inside {top}, but it leads out of it")
 
 
@@ -51,7 +51,7 @@ def images_in(folder: Path, top: Path) -> list[Path]:
     """
     found = entries(folder, top, "a folder of images")
     for entry in found:
-        if not entry.name.lower().endswith(SUFFIXES) or not entry.is_file():
+        if not entry.name.lower().endswith(SUFFIXES) or not os.path.isfile(entry.path):
             raise UserError(f"{entry.path}: expected an image file ({', '.join(SUFFIXES)})")
     if not found:
         raise UserError(f"{folder}: expected at least one image")

@@ -110,7 +110,7 @@ def assemble(name: str, facts: Facts, options: Mapping[str, Any], images: Images
         train_rows, test_rows = np.arange(len(train_labels)), np.arange(len(test_labels))
 
     width = classes // description.tasks
-    digest = hashlib.sha256(f"{images.digest}\n{order}\n{description.tasks}\n".encode())
+    digest = hashlib.sha256(f"{images.digest}\n{order}\n{replace(description, name='', label='')}\n".encode())
     tasks = []
     for index in range(description.tasks):
         train_index = train_rows[train_labels[train_rows] // width == index]

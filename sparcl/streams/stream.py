@@ -71,8 +71,8 @@ class Stream:
         test_images: uint8 (M, C, H, W).
         test_labels: int64 (M,).
         tasks: the tasks in order.
-        digest: SHA-256 (hex) that all of the above determine: pixels, labels, class order, tasks, held-out
-            images.
+        digest: SHA-256 (hex) that all of the above determine but the names: pixels, labels, class
+            order, tasks, held-out images, normalization and augmentation.
     """
 
     info: StreamInfo

@@ -49,6 +49,12 @@ def test_descriptions_need_no_data(name, shape, tasks, classes, train, test, pad
     assert len(info.mean) == len(info.std) == shape[0]
 
 
+def test_modules_name_the_source():
+    assert "sparcl.streams.sources.cifar" in streams.modules("split-cifar10")
+    assert "sparcl.streams.sources.cifar" not in streams.modules("split-digits")
+    assert "sparcl.streams.layout" in streams.modules("split-digits")
+
+
 def test_sizes_per_task():
     assert streams.describe("split-cifar10").train_sizes == (10_000,) * 5
     assert streams.describe("split-cifar10").test_sizes == (2_000,) * 5
@@ -158,8 +164,11 @@ def test_the_digest_covers_pixels_labels_and_layout():
     def digest(images=images, **options):
         return layout.assemble("x", facts, options, images).digest
 
+    assert layout.assemble("y", replace(facts, label="Y"), {}, images).digest == digest()
     digests = [
         digest(),
+        layout.assemble("x", replace(facts, mean=(0.1,)), {}, images).digest,
+        layout.assemble("x", replace(facts, flip=True), {}, images).digest,
         digest(replace(images, digest="other")),
         digest(tasks=1),
         digest(class_order_seed=1),
@@ -171,7 +180,7 @@ def test_the_digest_covers_pixels_labels_and_layout():
         0,
         1,
     ]  # so that this seed changes nothing, and neither does the digest
-    assert digests.pop(3) == digests[0]
+    assert digests.pop(5) == digests[0]
     assert len(set(digests)) == len(digests)
 
 
@@ -194,6 +203,9 @@ def test_the_digest_covers_pixels_labels_and_layout():
         ("split-digits", [1], ["stream_options", "mapping"]),
         ("folder", {}, ["stream_options.path"]),
         ("folder", {"path": "nowhere"}, ["nowhere", "train/<class>"]),
+        ("folder", {"path": "x" * 5000}, ["no such folder"]),
+        ("folder", {"path": "a\nb"}, ["stream_options.path"]),
+        ("folder", {"path": "\ud800"}, ["stream_options.path"]),
         ("folder", {"path": ".", "size": 4}, ["stream_options.size", "4"]),
         ("folder", {"path": ".", "flip": 1}, ["stream_options.flip", "1"]),
     ],

@@ -18,6 +18,7 @@ otherwise. Normalization is by ImageNet's channel means and standard deviations.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ class Folder(Source):
 
     def facts(self, options: Mapping[str, Any]) -> Facts:
         path = options.get("path")
-        if not isinstance(path, str) or not path.strip() or "\0" in path:
+        if not isinstance(path, str) or not path.strip() or not path.isprintable():
             raise fail("path", "a folder with train/<class>/ and test/<class>/", path)
         integer(options, "size", 8, 512)
         size = options.get("size", 32)
@@ -78,15 +79,16 @@ class Folder(Source):
 
 def _list(top: Path) -> tuple[Listing, Listing]:
     """Return (class, files) of both parts, sorted by class."""
-    if not top.is_dir():
+    if not os.path.isdir(top):  # unlike Path.is_dir, false for a name that is too long
         raise UserError(
-            f"stream_options.path: {top}: no such folder; expected one with train/<class>/ and test/<class>/"
+            f"stream_options.path: {one_line(top)}: no such folder;"
+            " expected one with train/<class>/ and test/<class>/"
         )
     parts = []
     for part in ("train", "test"):
         classes = entries(top / part, top, "a folder with one folder per class")
         for entry in classes:
-            if not entry.is_dir():
+            if not os.path.isdir(entry.path):
                 raise UserError(f"{entry.path}: expected a folder of images of one class")
         parts.append([(entry.name, images_in(Path(entry.path), top)) for entry in classes])
     train, test = parts
