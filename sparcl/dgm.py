@@ -77,7 +77,7 @@ class DGM(GradientPolicy):
             count = min(masks.keep_count(exists.numel(), self.sparsity), run.masks.counts()[name])
             chosen[name] = masks.top_k(score, count, run.generator("gradient-mask"), among=exists)
         run.masks.restrict_gradients(chosen)
-        run.ledger.extra_weight_gradient("gradient_refresh", run.step_images, at="weights")
+        run.pay_gradients("gradient_refresh", at="weights")
 
     def _importance(self, gradients: Mapping[str, Tensor]) -> Tensor:
         if self.importance == "merged":

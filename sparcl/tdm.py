@@ -112,7 +112,7 @@ class TDM(SparsityPolicy):
                 for name, gradient in gradients.items():
                     sums[name] += gradient
             self._batches += 1
-            run.ledger.extra_weight_gradient("importance", run.step_images, at="weights")
+            run.pay_gradients("importance", at="weights")
         return True
 
     def end_task(self, run: Run) -> None:

@@ -149,6 +149,11 @@ class Run:
             self.ledger.set_gradient_counts(self.masks.gradient_counts())
             self._ledger_version = self.masks.version
 
+    def pay_gradients(self, line: str, at: str) -> None:
+        """Write on ``line`` what this step's weight gradients at density ``at`` cost beyond the masked ones."""
+        self.sync_ledger()
+        self.ledger.extra_weight_gradient(line, self.step_images, at=at)
+
     # -- state -----------------------------------------------------------------------------------------------------
     def state(self) -> dict[str, Any]:
         """Return all that a continuation needs: nested dicts of tensors and JSON values."""
