@@ -1,0 +1,234 @@
+"""Statistics for few seeds: intervals, paired comparisons, a correction for many, effect sizes, ties.
+
+Seeds are the unit of replication. Two methods under one seed see the same initial weights, the same order of
+images and the same draws, so methods are compared by their differences seed by seed. All functions take plain
+sequences of numbers; ``nan`` stands for a value that does not exist.
+
+What few seeds allow, and what they do not:
+
+* One seed has a mean and nothing else: no deviation, no interval, no test.
+* Student's t (interval and paired test) is the main tool. It assumes that seed-to-seed differences are about
+  normal.
+* The exact sign-flip test assumes only that differences are symmetric about zero under the null hypothesis,
+  but its smallest two-sided p-value is ``2 / 2**n``: 0.0625 with 5 seeds, 0.03 with 6. Below
+  :data:`PERMUTATION_MIN_N` seeds it is not reported at all, and with 5 it cannot reach 0.05 whatever the data
+  are.
+* A bootstrap of fewer than :data:`BOOTSTRAP_MIN_N` values resamples too few distinct ones and comes out too
+  narrow; it is not reported.
+* "Not distinguishable" is not "equal": with few seeds only large differences can be told apart.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special, stats
+
+PERMUTATION_MIN_N = 5
+PERMUTATION_EXACT_MAX_N = 16
+BOOTSTRAP_MIN_N = 5
+BOOTSTRAP_RESAMPLES = 2000
+BOOTSTRAP_SEED = 20220920
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean of ``n`` values, sample standard deviation (``n - 1``) and the t-interval of the mean."""
+
+    n: int
+    mean: float = NAN
+    sd: float = NAN
+    ci_low: float = NAN
+    ci_high: float = NAN
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Differences ``values - reference`` over the seeds that both have.
+
+    Attributes:
+        n: seeds in common.
+        mean, sd: of the differences, in the values' own unit.
+        ci_low, ci_high: t-interval of the mean difference.
+        t, p: paired t-test, two-sided.
+        p_permutation: exact sign-flip test, two-sided; nan below :data:`PERMUTATION_MIN_N` seeds.
+        cohen_dz: mean difference over the deviation of the differences.
+        hedges_gz: the same, corrected for its bias in small samples.
+    """
+
+    n: int
+    mean: float = NAN
+    sd: float = NAN
+    ci_low: float = NAN
+    ci_high: float = NAN
+    t: float = NAN
+    p: float = NAN
+    p_permutation: float = NAN
+    cohen_dz: float = NAN
+    hedges_gz: float = NAN
+
+
+def _finite(values: Sequence[float]) -> np.ndarray:
+    array = np.asarray(values, dtype=float)
+    return array[~np.isnan(array)]
+
+
+def t_quantile(n: int, confidence: float = 0.95) -> float:
+    """Half-width of the t-interval in standard errors, for ``n`` values."""
+    return float(special.stdtrit(n - 1, 0.5 + confidence / 2))
+
+
+def _two_sided_t(t: float, n: int) -> float:
+    return float(2 * special.stdtr(n - 1, -abs(t)))
+
+
+def _deviation(values: np.ndarray) -> float:
+    """Sample standard deviation; exactly 0 when the values agree up to rounding."""
+    sd = float(values.std(ddof=1))
+    return 0.0 if sd <= 1e-12 * max(1.0, float(np.abs(values).max())) else sd
+
+
+def summarize(values: Sequence[float], confidence: float = 0.95) -> Summary:
+    """Mean, sample deviation and t-interval of ``values`` (nan left out)."""
+    sample = _finite(values)
+    n = len(sample)
+    if n == 0:
+        return Summary(0)
+    mean = float(sample.mean())
+    if n == 1:
+        return Summary(1, mean)
+    sd = _deviation(sample)
+    half = t_quantile(n, confidence) * sd / math.sqrt(n)
+    return Summary(n, mean, sd, mean - half, mean + half)
+
+
+def bootstrap_interval(
+    values: Sequence[float],
+    confidence: float = 0.95,
+    resamples: int = BOOTSTRAP_RESAMPLES,
+    seed: int = BOOTSTRAP_SEED,
+) -> tuple[float, float]:
+    """Bias-corrected and accelerated (BCa) bootstrap interval of the mean; the same on every call.
+
+    Returns ``(nan, nan)`` below :data:`BOOTSTRAP_MIN_N` values, and the value itself where all are equal.
+    """
+    sample = _finite(values)
+    if len(sample) < BOOTSTRAP_MIN_N:
+        return NAN, NAN
+    if _deviation(sample) == 0:
+        return float(sample.mean()), float(sample.mean())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a degenerate jackknife gives nan, which is what is returned
+        interval = stats.bootstrap(
+            (sample,), np.mean, vectorized=True, method="BCa", n_resamples=resamples,
+            confidence_level=confidence, rng=np.random.default_rng(seed),
+        ).confidence_interval  # fmt: skip
+    return float(interval.low), float(interval.high)
+
+
+def sign_flip_p(differences: Sequence[float], seed: int = BOOTSTRAP_SEED) -> float:
+    """Two-sided p-value of the sign-flip permutation test of a mean difference of zero.
+
+    All ``2**n`` sign patterns up to :data:`PERMUTATION_EXACT_MAX_N` values, beyond that as many random ones
+    (the observed pattern among them). nan below :data:`PERMUTATION_MIN_N` values.
+    """
+    sample = _finite(differences)
+    n = len(sample)
+    if n < PERMUTATION_MIN_N:
+        return NAN
+    if n <= PERMUTATION_EXACT_MAX_N:
+        signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+    else:
+        drawn = np.random.default_rng(seed).choice([-1, 1], size=(2**PERMUTATION_EXACT_MAX_N - 1, n))
+        signs = np.vstack([np.ones((1, n), dtype=int), drawn])
+    totals = np.abs(signs @ sample)
+    observed = abs(float(sample.sum()))
+    return float(np.mean(totals >= observed - 1e-9 * max(1.0, observed)))
+
+
+def compare(values: Mapping[Hashable, float], reference: Mapping[Hashable, float]) -> Paired:
+    """Compare two methods by their differences on the seeds they share.
+
+    Args:
+        values, reference: seed to value; nan values are left out.
+
+    Where every difference is the same and not 0 the t-statistic is infinite and ``p`` is 0, as in SciPy;
+    where all are 0, ``p`` is 1.
+    """
+    seeds = sorted(
+        (
+            seed
+            for seed in values
+            if seed in reference and not (math.isnan(values[seed]) or math.isnan(reference[seed]))
+        ),
+        key=str,
+    )
+    if not seeds:
+        return Paired(0)
+    differences = np.array([values[seed] - reference[seed] for seed in seeds], dtype=float)
+    summary = summarize(differences)
+    if summary.n == 1:
+        return Paired(1, summary.mean)
+    if summary.sd == 0:
+        same = abs(summary.mean) <= 1e-12
+        t = 0.0 if same else math.copysign(math.inf, summary.mean)
+        p, effect = (1.0, 0.0) if same else (0.0, NAN)
+    else:
+        t = summary.mean / (summary.sd / math.sqrt(summary.n))
+        p, effect = _two_sided_t(t, summary.n), summary.mean / summary.sd
+    return Paired(
+        summary.n, summary.mean, summary.sd, summary.ci_low, summary.ci_high, t, p,
+        sign_flip_p(differences), effect, effect * hedges_correction(summary.n - 1),
+    )  # fmt: skip
+
+
+def hedges_correction(degrees: int) -> float:
+    """Factor that removes the small-sample bias of a standardized mean (Hedges 1981, exact form by gamma
+    functions).
+
+    nan for one degree of freedom, where the expectation of the standardized mean does not exist.
+    """
+    if degrees < 2:
+        return NAN
+    return math.exp(special.gammaln(degrees / 2) - special.gammaln((degrees - 1) / 2)) / math.sqrt(
+        degrees / 2
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction; nan entries are no comparisons, stay nan and do not count."""
+    adjusted = [NAN] * len(p_values)
+    order = sorted((p, index) for index, p in enumerate(p_values) if not math.isnan(p))
+    running = 0.0
+    for rank, (p, index) in enumerate(order):
+        running = max(running, min(1.0, (len(order) - rank) * p))
+        adjusted[index] = running
+    return adjusted
+
+
+def best_with_ties(
+    rows: Mapping[Hashable, Mapping[Hashable, float]], higher_is_better: bool = True, alpha: float = 0.05
+) -> set[Hashable]:
+    """Rows that share first place: the best mean and every row that cannot be told from it.
+
+    Each other row is compared with the best by a paired t-test on the seeds they share, Holm-corrected over
+    these comparisons; a row whose corrected p is at least ``alpha`` is a tie. A row that shares fewer than 2
+    seeds with the best gives no test and no tie. The test is conditional on which row came out best.
+
+    Args:
+        rows: row to (seed to value).
+    """
+    samples = {row: _finite(list(values.values())) for row, values in rows.items()}
+    means = {row: float(sample.mean()) for row, sample in samples.items() if len(sample)}
+    if not means:
+        return set()
+    target = max(means.values()) if higher_is_better else min(means.values())
+    leaders = [row for row, mean in means.items() if mean == target]
+    best, others = leaders[0], [row for row in means if row not in leaders]
+    p_values = holm([compare(rows[row], rows[best]).p for row in others])
+    return {*leaders, *(row for row, p in zip(others, p_values, strict=True) if p >= alpha)}

@@ -1,0 +1,304 @@
+"""A whole plan's worth of synthetic run records, of the documented schema and with plausible numbers.
+
+Nothing is trained: accuracies follow a smooth rule plus seeded noise, so that tests of the tables and figures know
+what they look at. ``write`` lays a folder out as the pipeline would.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LEARNERS = {
+    "finetune": ("Fine-tuning", "bound", 0), "joint": ("Joint", "bound", 0), "er": ("ER", "rehearsal", 1),
+    "der": ("DER", "rehearsal", 1), "derpp": ("DER++", "rehearsal", 2), "agem": ("A-GEM", "rehearsal", 1),
+    "ewc": ("online EWC", "regularization", 0), "lwf": ("LwF", "regularization", 0),
+    "icarl": ("iCaRL", "rehearsal", 1), "fdr": ("FDR", "rehearsal", 2), "packnet": ("PackNet", "isolation", 0),
+    "lightcl": ("LightCL", "sibling", 0),
+}  # fmt: skip
+BUNDLES = {
+    "sparcl": ("SparCL", "sparcl", {"sparsity": "tdm", "gradient": "dgm", "data": "ddr"}),
+    "tdm": ("TDM", "ablation", {"sparsity": "tdm"}),
+    "tdm-ddr": ("TDM+DDR", "ablation", {"sparsity": "tdm", "data": "ddr"}),
+    "tdm-dgm": ("TDM+DGM", "ablation", {"sparsity": "tdm", "gradient": "dgm"}),
+    "ddr": ("DDR", "ablation", {"data": "ddr"}),
+    "dgm": ("DGM", "ablation", {"gradient": "dgm"}),
+    "fixed": ("fixed mask", "ablation", {"sparsity": "static"}),
+    "fixed-ddr-dgm": ("fixed+DDR+DGM", "ablation", {"sparsity": "static", "gradient": "dgm", "data": "ddr"}),
+    "static": ("Static", "sparse-baseline", {"sparsity": "static"}),
+    "magnitude": ("Magnitude", "sparse-baseline", {"sparsity": "magnitude"}),
+    "gmp": ("GMP", "sparse-baseline", {"sparsity": "gmp"}),
+    "snip": ("SNIP", "sparse-baseline", {"sparsity": "snip"}),
+    "set": ("SET", "sparse-baseline", {"sparsity": "set"}),
+    "rigl": ("RigL", "sparse-baseline", {"sparsity": "rigl"}),
+    "rigl-erk": ("RigL-ERK", "sparse-baseline", {"sparsity": "rigl"}),
+}  # fmt: skip
+STRENGTH = {"sparcl": 3.0, "rigl": 2.0, "rigl-erk": 2.5, "set": 1.5, "gmp": 1.0, "tdm": 1.8, "tdm-ddr": 2.0,
+            "tdm-dgm": 2.2, "fixed-ddr-dgm": -0.5, "static": -1.0, "fixed": -0.5}  # fmt: skip
+TASKS, CLASSES, TRAIN, TEST = 5, 10, 1437, 360
+MACS, WEIGHTS = 760_000, 77_000
+
+
+def parts(method: str) -> tuple[str, str]:
+    prefix, _, learner = method.rpartition("-")
+    return (prefix, learner) if learner in LEARNERS else ("", method)
+
+
+def cell(method: str, sparsity: float = 0.0, buffer: int = 0, seed: int = 0, params: Mapping | None = None,
+         stream: str = "split-digits", **fields: Any) -> dict[str, Any]:  # fmt: skip
+    resolved = {"sgd.momentum": 0.0} | dict(params or {})
+    policies = BUNDLES.get(parts(method)[0], ("", "", {}))[2]
+    if "data" in policies:
+        resolved = {"ddr.proportion": 0.3, "ddr.cutoff": 4} | resolved
+    if "gradient" in policies:
+        resolved = {"dgm.sparsity": {0.75: 0.8, 0.9: 0.92, 0.95: 0.96}.get(sparsity, 0.8)} | resolved
+    base = {
+        "stream": stream, "method": method, "sparsity": sparsity, "buffer": buffer, "seed": seed,
+        "model": "resnet8", "width": 16, "epochs": 10, "batch_size": 16, "learning_rate": 0.03,
+        "precision": "float32", "device": "cpu", "stream_options": {}, "params": resolved,
+    }  # fmt: skip
+    return base | fields
+
+
+def entry(cell_: Mapping[str, Any], groups: Iterable[str] = ("main",), variant: str = "") -> dict[str, Any]:
+    middle = f"{variant}/" if variant else ""
+    path = (f"{cell_['stream']}/{cell_['method']}/s{cell_['sparsity']:.2f}/b{cell_['buffer']}/"
+            f"{middle}seed{cell_['seed']}")  # fmt: skip
+    identity = hashlib.sha256((path + json.dumps(cell_, sort_keys=True)).encode()).hexdigest()
+    return {"path": path, "groups": list(groups), "cell": dict(cell_), "identity": identity}
+
+
+def plan(entries: Iterable[Mapping[str, Any]], reference: str = "sparcl-derpp", name: str = "synthetic") -> dict:
+    merged: dict[str, dict] = {}
+    for item in entries:
+        if item["path"] in merged:
+            merged[item["path"]]["groups"] += [g for g in item["groups"] if g not in merged[item["path"]]["groups"]]
+        else:
+            merged[item["path"]] = dict(item)
+    return {"schema": "sparcl-plan/1", "name": name, "title": "Synthetic matrix", "reference": reference,
+            "config": {}, "cells": list(merged.values())}  # fmt: skip
+
+
+def default_plan(seeds: int = 5, buffers: Iterable[int] = (20, 50), more: bool = True) -> dict:
+    """The shape of the default matrix: bounds, learners, SparCL, baselines, ablation and sweeps."""
+    buffers, entries = tuple(buffers), []
+
+    def add(group: str, methods: Iterable[str], buffers: Iterable[int] = (0,), sparsities: Iterable[float] = (0.0,),
+            variant: str = "", params: Mapping | None = None) -> None:  # fmt: skip
+        for method in methods:
+            for buffer in buffers:
+                for sparsity in sparsities:
+                    for seed in range(seeds):
+                        entries.append(entry(cell(method, sparsity, buffer, seed, params), [group], variant))
+
+    levels = (0.75, 0.90, 0.95)
+    add("bounds", ["finetune", "joint"])
+    add("rehearsal", ["er", "der", "derpp"], buffers)
+    if more:
+        add("rehearsal", ["agem", "icarl", "fdr"], buffers)
+        add("regularization", ["ewc", "lwf", "lightcl"])
+        add("isolation", ["packnet"], (0,), (0.5,))
+    for learner in ("er", "derpp"):
+        add("sparcl", [f"sparcl-{learner}"], buffers, levels)
+        names = ("static", "magnitude", "gmp", "snip", "set", "rigl", "rigl-erk")
+        add("baselines", [f"{name}-{learner}" for name in names], buffers, levels)
+    last = buffers[-1:]
+    add("ablation", ["derpp", "ddr-derpp", "dgm-derpp"], last)
+    names = ("fixed", "fixed-ddr-dgm", "tdm", "tdm-ddr", "tdm-dgm", "sparcl")
+    add("ablation", [f"{name}-derpp" for name in names], last, (0.75,))
+    for group, key, values, default in (
+        ("ddr-proportion", "ddr.proportion", (0.1, 0.3, 0.5, 0.7), 0.3),
+        ("ddr-cutoff", "ddr.cutoff", (1, 2, 4, 6, 8), 4),
+        ("dgm-sparsity", "dgm.sparsity", (0.75, 0.8, 0.9, 0.95), 0.8),
+    ):
+        for value in values:
+            add(group, ["sparcl-derpp"], last, (0.75,), "" if value == default else f"{key}={value}", {key: value})
+    return plan(entries)
+
+
+def class_il(cell_: Mapping[str, Any], noise: float = 1.5) -> float:
+    """The rule for the final Class-IL accuracy, percent."""
+    bundle, learner = parts(cell_["method"])
+    base = {"finetune": 20, "joint": 97, "ewc": 22, "lwf": 24, "lightcl": 45, "packnet": 50, "agem": 30,
+            "icarl": 75, "fdr": 60, "er": 70, "der": 74, "derpp": 78}[learner]  # fmt: skip
+    base += 12 * (cell_["buffer"] >= 50)
+    loss = {0.0: 0, 0.5: 1, 0.75: 3.5, 0.9: 6.5, 0.95: 10.0}.get(cell_["sparsity"], 5)
+    value = base - loss + STRENGTH.get(bundle, 0.0) * (1 + 2 * cell_["sparsity"])
+    value -= 12 * max(0.0, cell_["params"].get("ddr.proportion", 0) - 0.35)
+    shared = np.random.default_rng(cell_["seed"]).normal(0, noise)
+    own = np.random.default_rng(abs(hash_of(cell_))).normal(0, noise)
+    return float(min(value + shared + own, 99.0))
+
+
+def hash_of(cell_: Mapping[str, Any]) -> int:
+    return int.from_bytes(hashlib.sha256(json.dumps(cell_, sort_keys=True).encode()).digest()[:6], "big")
+
+
+def matrices(final: float, rng: np.random.Generator, joint: bool) -> tuple[list, list]:
+    """Accuracy matrices whose last Class-IL row has the mean ``final``."""
+    learned = rng.uniform(94, 99, TASKS)
+    last = np.clip(final + np.linspace(-0.5, 0.5, TASKS) * min(30, 2 * (100 - final)), 0, 100)
+    last += final - last.mean()
+    rows_c: list[list[float | None]] = []
+    for t in range(TASKS):
+        if joint and t < TASKS - 1:
+            rows_c.append([None] * TASKS)
+            continue
+        row = [float(learned[k] + (last[k] - learned[k]) * (t - k) / max(TASKS - 1 - k, 1)) if k <= t else 0.0
+               for k in range(TASKS)]  # fmt: skip
+        rows_c.append([float(v) for v in last] if t == TASKS - 1 else row)
+    rows_t = [[None if v is None else float(50 + 0.5 * v) if k > t else float(99 - 0.1 * (100 - v))
+               for k, v in enumerate(row)] for t, row in enumerate(rows_c)]  # fmt: skip
+    return rows_c, rows_t
+
+
+def forgetting(rows: list, chaudhry: bool) -> float | None:
+    if rows[0][0] is None:
+        return None
+    drops = []
+    for k in range(TASKS - 1):
+        earlier = [rows[t][k] for t in range(TASKS - (1 if chaudhry else 0))]
+        drops.append(max(earlier) - rows[-1][k])
+    return float(np.mean(drops))
+
+
+def record(item: Mapping[str, Any], variant: str = "") -> dict[str, Any]:
+    cell_ = item["cell"]
+    bundle, learner = parts(cell_["method"])
+    label, family, replays = LEARNERS[learner]
+    policies: Mapping[str, str] = {}
+    if bundle:
+        name, family, policies = BUNDLES[bundle]
+        label = f"{name}-{label}"
+    rng = np.random.default_rng(hash_of(cell_))
+    s, seed = cell_["sparsity"], cell_["seed"]
+    rows_c, rows_t = matrices(class_il(cell_), rng, learner == "joint")
+    g = cell_["params"].get("dgm.sparsity", s) if "gradient" in policies else s
+    proportion = cell_["params"].get("ddr.proportion", 0.0) if "data" in policies else 0.0
+    cutoff = cell_["params"].get("ddr.cutoff", 4)
+    r = 1 - 0.55 * proportion * cutoff / 4
+    unit = 2 * MACS * cell_["epochs"] * TRAIN
+    density, gradient = 0.97 * (1 - s) + 0.03, 0.97 * (1 - g) + 0.03
+
+    def line(images: float, scale: float = 1.0) -> dict[str, int]:
+        return {"forward": int(unit * images * density * scale), "input_gradient": int(unit * images * density * scale),
+                "weight_gradient": int(unit * images * gradient * scale)}  # fmt: skip
+
+    lines = {"stream": line(r)}
+    if replays:
+        lines["replay"] = line(0.8 * r * replays)
+    if "sparsity" in policies and policies["sparsity"] == "tdm":
+        lines["importance"] = {"forward": 0, "input_gradient": 0, "weight_gradient": int(unit * 0.02)}
+    if "gradient" in policies:
+        lines["gradient_refresh"] = {"forward": 0, "input_gradient": 0, "weight_gradient": int(unit * 0.01)}
+    if bundle.startswith("rigl"):
+        lines["dense_gradient"] = {"forward": 0, "input_gradient": 0, "weight_gradient": int(unit * 0.05)}
+    training = sum(sum(kinds.values()) for kinds in lines.values())
+    lines["evaluation"] = {"forward": int(2 * MACS * TEST * TASKS * density), "input_gradient": 0, "weight_gradient": 0}
+    epochs = cell_["epochs"]
+    history = []
+    dynamic = policies.get("sparsity") in ("tdm", "set", "rigl", "gmp")
+    for task in range(TASKS if dynamic else 0):
+        for epoch in range(0, epochs, 5 if policies["sparsity"] == "tdm" else 1):
+            if policies["sparsity"] == "gmp" and task:
+                continue
+            now = s * (1 - (1 - (epoch + 1) / epochs) ** 3) if policies["sparsity"] == "gmp" else s
+            now -= 0.01 * (policies["sparsity"] == "tdm" and epoch == 0 and task > 0)
+            churn = {"tdm": 0.005, "set": 0.03, "rigl": 0.03 * (1 + np.cos(np.pi * epoch / epochs)), "gmp": 0.05}[
+                policies["sparsity"]]  # fmt: skip
+            count = int(churn * WEIGHTS)
+            history.append({"task": task, "epoch": epoch, "step": 0, "density": 1 - now, "gradient_density": 1 - g,
+                            "pruned": count, "grown": count, "churn": count / WEIGHTS})  # fmt: skip
+    weights = round((1 - s) * WEIGHTS)
+    suite = {"weights": 4 * weights, "indices": 2 * weights if s else 0, "gradients": round(4 * (1 - g) * WEIGHTS),
+             "activations": 1_200_000, "replay_memory": 65 * cell_["buffer"], "optimizer": 0}  # fmt: skip
+    joint = learner == "joint"
+    metrics = {
+        "class_il": float(np.mean(rows_c[-1])), "task_il": float(np.mean(rows_t[-1])),
+        "forgetting_class_il": forgetting(rows_c, True), "forgetting_task_il": forgetting(rows_t, True),
+        "forgetting_class_il_mammoth": forgetting(rows_c, False), "forgetting_task_il_mammoth": forgetting(rows_t, False),
+        "bwt_class_il": None if joint else float(np.mean([rows_c[-1][k] - rows_c[k][k] for k in range(TASKS - 1)])),
+        "bwt_task_il": None if joint else float(np.mean([rows_t[-1][k] - rows_t[k][k] for k in range(TASKS - 1)])),
+        "fwt_task_il": None if joint else 1.0,
+        "learning_class_il": None if joint else float(np.mean([rows_c[k][k] for k in range(TASKS)])),
+        "learning_task_il": None if joint else float(np.mean([rows_t[k][k] for k in range(TASKS)])),
+    }  # fmt: skip
+    body = {
+        "schema": "sparcl-record/1",
+        "identity": item["identity"],
+        "cell": dict(cell_),
+        "variant": variant,
+        "method": {
+            "label": label, "family": family, "learner": learner,
+            "policies": {kind: policies.get(kind) for kind in ("sparsity", "gradient", "data")},
+            "task_il_only": learner == "packnet",
+        },
+        "stream": {
+            "label": {"split-digits": "Split-Digits", "split-cifar10": "Split-CIFAR-10"}.get(cell_["stream"], "Folder"),
+            "tasks": TASKS, "classes": [[2 * t, 2 * t + 1] for t in range(TASKS)], "train_sizes": [288] * 4 + [285],
+            "test_sizes": [72] * TASKS, "shape": [1, 8, 8],
+        },
+        "results": {
+            "accuracy": {"class_il": rows_c, "task_il": rows_t,
+                         "untrained": {"class_il": [10.0] * TASKS, "task_il": [50.0] * TASKS}},
+            "metrics": metrics,
+            "flops": {
+                "executed": {"training": training, "evaluation": lines["evaluation"]["forward"], "lines": lines,
+                             "layers": {"layer1.conv1.weight": training}},
+                "paper": {"training": float(unit * r * ((1 + replays) * density + 2 * gradient)), "data_fraction": r,
+                          "weight_density": 1 - s, "gradient_density": 1 - g, "replay_batches": replays},
+                "dense": {"training": int(3 * unit * (1 + 0.8 * replays))},
+            },
+            "memory": {"suite": suite | {"total": sum(suite.values())},
+                       "paper": {"ablation_table": 2 * 1_200_000 + 4 * WEIGHTS * (2 - s - g),
+                                 "phone": 1_200_000 + 4 * WEIGHTS * (2 - s - g)}},
+            "masks": {"layers": {"layer1.conv1.weight": {"size": WEIGHTS, "weights": weights}} if policies else {},
+                      "history": history},
+            "data": {"removed": [[] for _ in range(TASKS)], "presented": [int(288 * epochs * r)] * TASKS},
+            "losses": [[1.0 / (e + 1) for e in range(epochs)] for _ in range(TASKS)],
+        },
+        "provenance": {"code": "c" * 64, "data": "d" * 64,
+                       "versions": {"python": "3.11.7", "torch": "2.14.1", "torchvision": "0.29.0", "numpy": "2.4.6"}},
+        "measured": {
+            "started": f"2026-01-01T00:00:{seed:02d}+00:00", "wall_seconds": 6.5 + s, "train_seconds": 5.0,
+            "evaluation_seconds": 0.5, "peak_rss_bytes": 400_000_000, "resumed": 0, "threads": 1,
+            "hardware": {"cpu": "Synthetic CPU", "cores": 2, "gpu": None},
+            "git": {"revision": "a" * 40, "dirty": False},
+        },
+    }  # fmt: skip
+    return sealed(body)
+
+
+def sealed(body: Mapping[str, Any]) -> dict[str, Any]:
+    body = {key: value for key, value in body.items() if key != "checksum"}
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return body | {"checksum": hashlib.sha256(canonical.encode()).hexdigest()}
+
+
+def write(folder: Path, plan_: Mapping[str, Any], skip: Iterable[str] = (), fail: Mapping[str, str] | None = None) -> Path:
+    """Write the plan and its records; ``skip`` cells get none, ``fail`` cells get a failed.json. Returns the plan's path."""
+    skip, fail = set(skip), dict(fail or {})
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "plan.json").write_text(json.dumps(plan_))
+    for item in plan_["cells"]:
+        run = folder / "runs" / item["path"]
+        if item["path"] in skip:
+            continue
+        run.mkdir(parents=True, exist_ok=True)
+        if item["path"] in fail:
+            (run / "failed.json").write_text(json.dumps({"error": fail[item["path"]]}))
+            continue
+        segments = item["path"].split("/")
+        variant = segments[-2] if "=" in segments[-2] else ""
+        (run / "record.json").write_text(json.dumps(record(item, variant)))
+    return folder / "plan.json"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A reader without checks, for tests that do not need them."""
+    return json.loads(Path(path).read_text())
