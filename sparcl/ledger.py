@@ -127,6 +127,7 @@ class Ledger:
         self._size = [cost.weights for cost in self.costs]
         self._weights = list(self._size)
         self._gradients: list[int | None] = [None] * len(self.costs)
+        self._told: dict[str, Mapping[str, int] | None] = {"weights": {}, "gradients": {}}
         self._frozen: set[int] = set()
         self._stop = True
         self._pending: dict[tuple[str, str, str], int] = {}
@@ -134,18 +135,22 @@ class Ledger:
 
     def set_weight_counts(self, counts: Mapping[str, int]) -> None:
         """Say how many weights each layer has left from now on; a layer that is not named is dense."""
+        if counts == self._told["weights"]:
+            return
         checked = self._checked(counts)
         weights = [size if count is None else count for size, count in zip(self._size, checked, strict=True)]
-        if weights != self._weights:
-            self._flush()
-            self._weights = weights
+        self._flush()
+        self._weights = weights
+        self._told["weights"] = dict(counts)
 
     def set_gradient_counts(self, counts: Mapping[str, int]) -> None:
         """Say how many weights of each layer get a gradient; one that is not named updates what it has."""
+        if counts == self._told["gradients"]:
+            return
         gradients = self._checked(counts)
-        if gradients != self._gradients:
-            self._flush()
-            self._gradients = gradients
+        self._flush()
+        self._gradients = gradients
+        self._told["gradients"] = dict(counts)
 
     def set_frozen(self, names: Iterable[str], stop_input_gradient_before: bool = True) -> None:
         """Say which weights are not trained from now on: they have no weight gradient.
@@ -276,6 +281,7 @@ class Ledger:
         self._gradients = list(state["gradients"])
         self._frozen, self._stop = set(state["frozen"]), bool(state["stop"])
         self._macs = copy.deepcopy(dict(state["macs"]))
+        self._told = {"weights": None, "gradients": None}
         self._pending = {}
 
 

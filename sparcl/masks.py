@@ -7,6 +7,7 @@ A masked weight is exactly 0 at every moment between two training steps.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 
+@functools.lru_cache(4096)
 def keep_count(size: int, sparsity: float) -> int:
     """Return ``round((1 - sparsity) * size)``, computed in exact decimal arithmetic (ties to even)."""
     return round(size * (1 - Fraction(str(float(sparsity)))))
