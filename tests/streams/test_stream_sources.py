@@ -239,6 +239,8 @@ def test_folder_refusals(photos, tmp_path):
     broken = photos / "train" / "ant" / "9.png"
     broken.write_bytes(b"no image")
     assert str(broken) in refusal("folder", tmp_path, options)
+    Image.new("RGB", (9, 9)).save(broken, format="PCX")  # Pillow knows it, but it is not among the formats
+    assert str(broken) in refusal("folder", tmp_path, options)
     broken.unlink()
     (photos / "train" / "ant" / "notes.txt").write_text("x")
     assert "notes.txt" in refusal("folder", tmp_path, options)
