@@ -1,0 +1,81 @@
+# make tables [CONFIG=workflow/config/....yaml] [CORES=n]   run a matrix, make its tables, figures and report
+# make test                                                 run the tests
+# Both set up the virtual environment .venv themselves. Nothing else is needed first.
+
+CONFIG ?= workflow/config/split-digits.yaml
+CORES ?= all
+VENV ?= .venv
+PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,\
+	$(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
+ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SNAKEMAKE = $(BIN)/snakemake --cores "$(CORES)" --configfile "$(CONFIG)" $(ARGS)
+
+.PHONY: help tables figures report cells partial dry-run test lint format pins hashes clean distclean
+
+help:
+	@echo 'make tables  [CONFIG=FILE] [CORES=N]   run a matrix; tables, figures and report in results/<name>/'
+	@echo 'make figures | report | cells          the same, up to that point'
+	@echo 'make partial [CONFIG=FILE]             tables, figures and report of the records there are'
+	@echo 'make dry-run [CONFIG=FILE]             what would run, and why'
+	@echo 'make test    [ARGS=...]                tests (ARGS go to pytest)'
+	@echo 'make lint                              ruff, mypy, snakefmt, snakemake --lint'
+	@echo 'make format                            ruff format and snakefmt on the workflow'
+	@echo 'make clean | distclean                 caches | and the virtual environment (results stay)'
+
+# A config that cannot be used ends here, in one line per problem and with status 2. When cells fail the others go
+# on; tables, figures and report are then made of the records there are, and the exit status is 1.
+tables: target = all
+figures: target = figures
+report: target = report
+tables figures report: $(STAMP)
+	@SPARCL_WORKER=fork $(BIN)/sparcl plan --config "$(CONFIG)"
+	@$(SNAKEMAKE) -- $(target) || { echo 'making what the finished cells allow' >&2; \
+		$(SNAKEMAKE) --config partial=true -- $(target); exit 1; }
+
+cells: $(STAMP)
+	@SPARCL_WORKER=fork $(BIN)/sparcl plan --config "$(CONFIG)"
+	@$(SNAKEMAKE) -- cells
+
+partial: $(STAMP)
+	@$(SNAKEMAKE) --config partial=true -- all
+
+dry-run: $(STAMP)
+	@$(SNAKEMAKE) --dry-run -- all
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+format: $(STAMP)
+	$(BIN)/ruff format workflow/scripts
+	$(BIN)/snakefmt Snakefile workflow
+
+# The pinned versions, from what is installed in the virtual environment.
+pins: $(STAMP)
+	$(BIN)/python workflow/scripts/pins.py
+
+hashes: $(STAMP)
+	$(BIN)/python workflow/scripts/pins.py --hashes > requirements-hashed.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo 'error: Python 3.11 or newer is needed (name it with make PYTHON=...)' >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+		echo 'error: $(PYTHON) cannot make a virtual environment (on Debian: apt install python3-venv)' >&2; exit 2; }
+	@echo 'setting up $(VENV): the first time this downloads PyTorch and takes some minutes'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench,test]'
+	@touch $@
+
+clean:
+	rm -rf .snakemake .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks build *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)
