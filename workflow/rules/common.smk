@@ -1,8 +1,6 @@
 """The matrix and its cells. Everything that can be wrong with a config is found here, before any job exists."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,39 +15,20 @@ if "groups" not in config:
 sys.path.insert(0, str(Path(str(workflow.current_basedir)).parent / "scripts"))
 
 import progress
-
-# Jobs run with the interpreter that runs Snakemake, unless Snakemake activates an environment for them.
-os.environ["PATH"] = os.pathsep.join(
-    [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
-)
-
-# Cells share one start-up (see sparcl/worker.py); each computes with one thread. Snakemake sets the same variables
-# for its jobs, so that the process that plans and the processes that run are children of one server.
-os.environ.setdefault("SPARCL_WORKER", "fork")
-for _library in ("OMP", "GOTO", "OPENBLAS", "MKL"):
-    os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
+import startup
 
 # `--config partial=true`: tables and figures of the records that are there; no cell runs.
 PARTIAL = bool(config.get("partial", False))
 MATRIX = {key: value for key, value in config.items() if key != "partial"}
 
-
-def make_plan():
-    """Return the checked matrix as the plan that `sparcl plan` makes of it."""
-    files = [os.path.relpath(file) for file in workflow.configfiles]
-    names = files if len(files) == 1 and not workflow.config_settings.config else ["-"]
-    done = subprocess.run(
-        [sys.executable, "-m", "sparcl.worker", "plan", "--json", "--config", *names],
-        input=json.dumps(MATRIX),
-        capture_output=True,
-        text=True,
+startup.prepare()
+try:
+    PLAN = startup.plan(
+        MATRIX, workflow.configfiles, bool(workflow.config_settings.config)
     )
-    if done.returncode:
-        raise WorkflowError(done.stderr.strip())
-    return json.loads(done.stdout)
+except ValueError as error:
+    raise WorkflowError(str(error)) from None
 
-
-PLAN = make_plan()
 RESULTS = f"results/{PLAN['name']}"
 CELLS = {entry["path"]: entry for entry in PLAN["cells"]}
 
@@ -70,7 +49,7 @@ def identity(wildcards):
 
 def results_folder(wildcards, output):
     """Return the results folder of a record, which `sparcl run` takes as --results."""
-    return output[0].removesuffix(f"/runs/{wildcards.cell}/record.json")
+    return Path(output[0]).parents[wildcards.cell.count("/") + 2]
 
 
 def gpus(wildcards):
