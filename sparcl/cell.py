@@ -115,7 +115,9 @@ def make(
         UserError: an unknown name or key, a value out of range, or a combination that makes no sense.
     """
     if stream not in streams.names():
-        raise UserError(f"stream: unknown name {stream!r}{suggest(stream, streams.names())}; 'sparcl streams' lists them")
+        raise UserError(
+            f"stream: unknown name {stream!r}{suggest(stream, streams.names())}; 'sparcl streams' lists them"
+        )
     chosen = methods.get(method)
     if chosen.needs_memory and buffer == 0 and not isinstance(buffer, bool):
         raise UserError(f"buffer: {method} replays from memory and needs a buffer of at least 1, got 0")
@@ -185,7 +187,9 @@ def _hyperparameters(path: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: expected a readable YAML file of hyper-parameters ({type(error).__name__})") from error
+        raise UserError(
+            f"{path}: expected a readable YAML file of hyper-parameters ({type(error).__name__})"
+        ) from error
     entries = data.get("components") if isinstance(data, dict) else None
     if not isinstance(entries, list) or not all(
         isinstance(e, dict) and isinstance(e.get("where"), dict) and isinstance(e.get("values"), dict) for e in entries
@@ -224,7 +228,9 @@ def _resolve(
 ) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for part in (Protocol, *method.components):
-        own = {k: known[f"{part.name}.{k}"].check(f"{part.name}.{k}", values[f"{part.name}.{k}"]) for k in part.parameters}
+        own = {
+            k: known[f"{part.name}.{k}"].check(f"{part.name}.{k}", values[f"{part.name}.{k}"]) for k in part.parameters
+        }
         result |= {f"{part.name}.{key}": value for key, value in part.resolve(own, plain).items()}
     return dict(sorted(result.items()))
 
@@ -252,6 +258,3 @@ def load_json(text: str) -> Cell:
         return from_dict(json.loads(text))
     except json.JSONDecodeError as error:
         raise UserError(f"cell: expected JSON ({error})") from error
-
-
-

@@ -196,7 +196,11 @@ def _flops(options: argparse.Namespace) -> int:
         return 0
     executed = plan["executed"]
     print(f"{chosen.path} (FLOPs; one multiply-add is 2)")
-    rows = [("executed", executed["training"]), ("paper", plan["paper"]["training"]), ("dense", plan["dense"]["training"])]
+    rows = [
+        ("executed", executed["training"]),
+        ("paper", plan["paper"]["training"]),
+        ("dense", plan["dense"]["training"]),
+    ]
     for name, value in rows:
         print(f"  {name:<10} {value:.4e}")
     print(f"  dense / executed {plan['dense_over_executed']:.2f}")

@@ -157,9 +157,7 @@ def paper(
 def suite_of(run: Run) -> dict[str, int]:
     """:func:`suite` of a run, with its masks as they are now and a step as large as its learner's."""
     images = run.cell.batch_size * (1 + run.learner.replay_batches)
-    momentum = (
-        sum(p.numel() * p.element_size() for p in run.model.parameters()) if run.protocol.momentum else 0
-    )
+    momentum = sum(p.numel() * p.element_size() for p in run.model.parameters()) if run.protocol.momentum else 0
     remembered = tensor_bytes([run.learner.state(), *(policy.state() for policy in run.policies)])
     return suite(
         run.model,

@@ -22,19 +22,17 @@ if TYPE_CHECKING:
     from sparcl.cell import Cell
 
 CORE = (
-    "sparcl.capture", "sparcl.ledger", "sparcl.learners.base", "sparcl.masks", "sparcl.memory", "sparcl.metrics",
-    "sparcl.models", "sparcl.policies", "sparcl.protocol", "sparcl.seeding", "sparcl.trainer", "sparcl.streams.augment",
-    "sparcl.streams.stream",
+    "sparcl.ledger", "sparcl.learners.base", "sparcl.masks", "sparcl.memory", "sparcl.metrics",
+    "sparcl.models", "sparcl.policies", "sparcl.protocol", "sparcl.seeding", "sparcl.trainer",
 )  # fmt: skip
 LIBRARIES = ("torch", "torchvision", "numpy")
 
 
 def modules_of(cell: Cell) -> list[str]:
     """Return the modules whose code determines the cell's result."""
-    from sparcl import methods
+    from sparcl import methods, streams
 
-    own = methods.get(cell.method).modules()
-    return sorted({*CORE, *(name for name in own if name != "abc")})
+    return sorted({*CORE, *methods.get(cell.method).modules(), *streams.modules(cell.stream)})
 
 
 @functools.cache

@@ -87,9 +87,7 @@ def _count(model: nn.Module, shape: tuple[int, int, int]) -> tuple[LayerCost, ..
         analysis = FlopCountAnalysis(shadow, torch.zeros(1, *shape))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         by_module, by_operator = analysis.by_module(), analysis.by_operator()
-    layers = [
-        (name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
-    ]
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     costs = tuple(
         LayerCost(f"{name}.weight", int(by_module[name]), module.weight.numel(), f"{name}.weight" in maskable)
         for name, module in layers
@@ -102,9 +100,7 @@ def _count(model: nn.Module, shape: tuple[int, int, int]) -> tuple[LayerCost, ..
         )
     for cost in costs:
         if cost.macs % cost.weights:
-            raise UserError(
-                f"layer '{cost.name}': {cost.macs} MACs are no multiple of its {cost.weights} weights"
-            )
+            raise UserError(f"layer '{cost.name}': {cost.macs} MACs are no multiple of its {cost.weights} weights")
     return costs
 
 
@@ -242,8 +238,7 @@ class Ledger:
         """
         self._flush()
         lines = {
-            line: {kind: 2 * sum(row) for kind, row in kinds.items()}
-            for line, kinds in sorted(self._macs.items())
+            line: {kind: 2 * sum(row) for kind, row in kinds.items()} for line, kinds in sorted(self._macs.items())
         }
         training = [kinds for line, kinds in self._macs.items() if line != EVALUATION]
         layers = {

@@ -115,6 +115,7 @@ class MaskSet:
 
     Attributes:
         parameters: maskable weights by name, in model order.
+        optimizer: whose momentum follows the masks; None while there is none.
         weight: bool mask per name: True where the weight exists.
         gradient: bool mask per name, True where the weight learns, or None where every existing weight learns.
         version: grows with every change, so that others can tell when to look again.
@@ -124,6 +125,7 @@ class MaskSet:
         self.parameters = dict(parameters)
         self.weight = {n: torch.ones_like(p, dtype=torch.bool) for n, p in self.parameters.items()}
         self.gradient: dict[str, Tensor] | None = None
+        self.optimizer: torch.optim.Optimizer | None = None
         self.version = 0
         self._refresh()
 
@@ -161,6 +163,7 @@ class MaskSet:
     def replace(self, masks: Mapping[str, Tensor]) -> Churn:
         """Set weight masks; weights that stop existing become 0, weights that start existing start at 0.
 
+        The momentum of both is 0 as well, so that nothing remembers a weight that was not there.
         A gradient mask in force is dropped: every existing weight learns until the gradient policy speaks again.
         """
         pruned = grown = 0
@@ -170,7 +173,11 @@ class MaskSet:
                 raise ValueError(f"{name}: expected a bool mask of shape {tuple(old.shape)}")
             pruned += int((old & ~mask).sum())
             grown += int((mask & ~old).sum())
-            self.parameters[name].masked_fill_(~(old & mask), 0)
+            absent = ~(old & mask)
+            self.parameters[name].masked_fill_(absent, 0)
+            momentum = self._momentum(name)
+            if momentum is not None:
+                momentum.masked_fill_(absent, 0)
             self.weight[name] = mask.clone()
         self.gradient = None
         self._refresh()
@@ -194,16 +201,20 @@ class MaskSet:
         self._refresh()
 
     @torch.no_grad()
-    def project(self, optimizer: torch.optim.Optimizer | None = None) -> None:
+    def project(self) -> None:
         """Make every masked weight (and its momentum) exactly 0."""
         if self._all_weights:
             return
         torch._foreach_mul_(self._parameters, self._weight_factors)
-        if optimizer is not None:
-            for parameter, factor in zip(self._parameters, self._weight_factors, strict=True):
-                momentum = optimizer.state.get(parameter, {}).get("momentum_buffer")
-                if momentum is not None:
-                    momentum.mul_(factor)
+        for name, factor in zip(self.parameters, self._weight_factors, strict=True):
+            momentum = self._momentum(name)
+            if momentum is not None:
+                momentum.mul_(factor)
+
+    def _momentum(self, name: str) -> Tensor | None:
+        if self.optimizer is None:
+            return None
+        return self.optimizer.state.get(self.parameters[name], {}).get("momentum_buffer")
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
@@ -211,9 +222,7 @@ class MaskSet:
         if self._all_gradients:
             return
         pairs = [
-            (p.grad, f)
-            for p, f in zip(self._parameters, self._gradient_factors, strict=True)
-            if p.grad is not None
+            (p.grad, f) for p, f in zip(self._parameters, self._gradient_factors, strict=True) if p.grad is not None
         ]
         torch._foreach_mul_([grad for grad, _ in pairs], [factor for _, factor in pairs])
 
@@ -251,12 +260,16 @@ def _count(masks: Mapping[str, Tensor]) -> dict[str, int]:
     return dict(zip(masks, sums, strict=True))
 
 
-def by_magnitude(parameters: Mapping[str, Tensor], counts: Mapping[str, int], generator: torch.Generator) -> dict[str, Tensor]:
+def by_magnitude(
+    parameters: Mapping[str, Tensor], counts: Mapping[str, int], generator: torch.Generator
+) -> dict[str, Tensor]:
     """Return per-layer masks of the ``counts[name]`` largest ``|w|`` (Han et al. 2015)."""
     return {name: top_k(weight.abs(), counts[name], generator) for name, weight in parameters.items()}
 
 
-def at_random(parameters: Mapping[str, Tensor], counts: Mapping[str, int], generator: torch.Generator) -> dict[str, Tensor]:
+def at_random(
+    parameters: Mapping[str, Tensor], counts: Mapping[str, int], generator: torch.Generator
+) -> dict[str, Tensor]:
     """Return per-layer masks of ``counts[name]`` uniformly drawn positions."""
     return {
         name: random_k(torch.ones_like(weight, dtype=torch.bool), counts[name], generator)

@@ -81,9 +81,7 @@ def load(path: str | Path) -> Matrix:
         MatrixError: the config is wrong; UserError: it cannot be read.
     """
     if str(path) == "-":
-        return from_dict(
-            strict_yaml.parse(sys.stdin.buffer.read(strict_yaml.LARGEST + 1), "config"), "config"
-        )
+        return from_dict(strict_yaml.parse(sys.stdin.buffer.read(strict_yaml.LARGEST + 1), "config"), "config")
     return from_dict(strict_yaml.load(path), str(path))
 
 
@@ -126,9 +124,7 @@ def _validator() -> Any:
 def _schema_problems(config: Any) -> Iterator[str]:
     """Yield a line for each place where ``config`` does not fit the schema."""
     seen: set[tuple[Any, ...]] = set()
-    for error in sorted(
-        _validator().iter_errors(config), key=lambda e: [str(part) for part in e.absolute_path]
-    ):
+    for error in sorted(_validator().iter_errors(config), key=lambda e: [str(part) for part in e.absolute_path]):
         where = tuple(error.absolute_path)
         label = _label(where)
         if error.validator == "additionalProperties" and isinstance(error.instance, dict):
@@ -186,9 +182,7 @@ def _name_problems(config: Mapping[str, Any]) -> Iterator[str]:
             hint = suggest(entry["method"], listed)
             yield f"exclude[{index}].method: expected a method of this matrix, got {entry['method']!r}{hint}"
     places = {"defaults": config.get("defaults", {})}
-    places |= {
-        f"groups.{group}.defaults": entry.get("defaults", {}) for group, entry in config["groups"].items()
-    }
+    places |= {f"groups.{group}.defaults": entry.get("defaults", {}) for group, entry in config["groups"].items()}
     for where, fields in places.items():
         if "model" in fields and fields["model"] not in models.names():
             yield f"{where}.model: unknown name {fields['model']!r}{suggest(fields['model'], models.names())}"
@@ -347,9 +341,7 @@ def summary(plan: Mapping[str, Any], results: Path) -> list[str]:
         done = sum(entry["path"] in state.current for entry in inside)
         lines.append(f"  {group:<24} {len(inside):>5} cells, {done} done")
     todo = [entry["cell"] for entry in cells if entry["path"] not in state.current]
-    lines.append(
-        f"to run: {len(todo)} of {len(cells)}" + (f" ({state.stale} out of date)" if state.stale else "")
-    )
+    lines.append(f"to run: {len(todo)} of {len(cells)}" + (f" ({state.stale} out of date)" if state.stale else ""))
     seconds = state.estimate(todo)
     if todo and seconds is not None:
         lines.append(f"estimated: {clock(seconds)} of one core, by {len(state.seconds)} measured cells")

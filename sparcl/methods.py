@@ -114,7 +114,7 @@ def policy(name: str, label: str, family: str = "sparse-baseline") -> Callable[[
 
 
 def bundle(name: str, label: str, family: str, values: Mapping[str, Any] | None = None, **policies: str) -> None:
-    """Register a named choice of policies: ``bundle("rigl-erk", ..., {"rigl.distribution": "erk"}, sparsity="rigl")``."""
+    """Register a named choice of policies: ``bundle("rigl-erk", "RigL-ERK", ..., sparsity="rigl")``."""
     for kind in policies:
         if kind not in KINDS:
             raise ValueError(f"{name}: a bundle has sparsity, gradient and data policies, not {kind!r}")

@@ -60,9 +60,7 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.shortcut = nn.Sequential()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
@@ -163,9 +161,7 @@ def names() -> tuple[str, ...]:
     return tuple(_BUILDERS)
 
 
-def build(
-    name: str, width: int, classes: int, shape: tuple[int, int, int], generator: torch.Generator
-) -> Classifier:
+def build(name: str, width: int, classes: int, shape: tuple[int, int, int], generator: torch.Generator) -> Classifier:
     """Build a model on the CPU, in channels_last memory format and training mode.
 
     Args:

@@ -69,6 +69,10 @@ def planned(cell: Cell) -> Planned:
     for task, size in enumerate(sizes):
         remaining = size
         nominal = parts.protocol.steps(size, cell.batch_size)
+        scored = parts.sparsity.planned_saliency(task, size, cell.batch_size)
+        if cell.sparsity and scored:
+            book.forward("saliency", scored)
+            book.backward("saliency", scored)
         for epoch in range(cell.epochs):
             steps = parts.protocol.steps(remaining, cell.batch_size)
             for step in range(steps):
@@ -80,7 +84,10 @@ def planned(cell: Cell) -> Planned:
                 seen += images
             clock = Clock(task, len(sizes), epoch, cell.epochs, 0, steps)
             remaining -= parts.data.planned_removals(size, clock)
-        final = parts.sparsity.planned_counts(container, cell.sparsity, Clock(task, len(sizes), cell.epochs, cell.epochs))
+        end = Clock(
+            task, len(sizes), cell.epochs, cell.epochs, 0, nominal, cell.epochs * nominal, cell.epochs * nominal
+        )
+        final = parts.sparsity.planned_counts(container, cell.sparsity, end)
         if final is not None:
             book.set_weight_counts(final)
         book.forward(ledger.EVALUATION, tests)
@@ -107,7 +114,7 @@ def _plan_step(
         book.extra_weight_gradient("importance", images + past, at="weights")
     if parts.gradient.planned_refresh(clock):
         book.extra_weight_gradient("gradient_refresh", images + past, at="weights")
-    if parts.sparsity.planned_dense_gradients(clock):
+    if cell.sparsity and parts.sparsity.planned_dense_gradients(clock):
         book.extra_weight_gradient("dense_gradient", images + past, at="dense")
     for line, count in (("stream", images), ("replay", past)):
         if count:

@@ -62,7 +62,9 @@ class Parameter:
         if self.choices is not None:
             if value not in self.choices or isinstance(value, bool) != isinstance(self.choices[0], bool):
                 expected = ", ".join(map(str, self.choices))
-                raise UserError(f"{key}: expected one of {expected}, got {value!r}{suggest(value, map(str, self.choices))}")
+                raise UserError(
+                    f"{key}: expected one of {expected}, got {value!r}{suggest(value, map(str, self.choices))}"
+                )
             return value
         kind = float if isinstance(self.default, float) else type(self.default)
         if self.default is None:
@@ -168,6 +170,10 @@ class SparsityPolicy(Policy):
     def planned_dense_gradients(self, clock: Clock) -> bool:
         """Return whether the step at ``clock`` needs dense weight gradients (RigL's growth)."""
         return False
+
+    def planned_saliency(self, task: int, size: int, batch_size: int) -> int:
+        """Return how many images pass forward and backward before the first step of a task of ``size`` samples."""
+        return 0
 
     @contextlib.contextmanager
     def view(self, run: Run, task: int) -> Iterator[None]:

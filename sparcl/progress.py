@@ -32,7 +32,9 @@ class Progress:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -50,10 +52,13 @@ class Progress:
         """Called after each task: its accuracies so far."""
         if self._quiet:
             return
-        row = run.accuracy["task_il"][run.phase.row]
-        seen = [value for value in row[: run.phase.row + 1] if value is not None]
-        class_row = [v for v in run.accuracy["class_il"][run.phase.row][: run.phase.row + 1] if v is not None]
-        class_il = f"{sum(class_row) / len(class_row):.2f}" if class_row else "-"
-        line = f"task {run.phase.index + 1}/{len(run.phases)}: Class-IL {class_il} %, Task-IL {sum(seen) / len(seen):.2f} %"
+        shown = {kind: _average(run.accuracy[kind][run.phase.row][: run.phase.row + 1]) for kind in run.accuracy}
+        where = f"task {run.phase.index + 1}/{len(run.phases)}"
+        line = f"{where}: Class-IL {shown['class_il']} %, Task-IL {shown['task_il']} %"
         (self._bar.console.print if self._bar is not None else print)(line)
         sys.stdout.flush()
+
+
+def _average(values: list[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{sum(known) / len(known):.2f}" if known else "-"

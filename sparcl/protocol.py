@@ -16,7 +16,7 @@ class Protocol(Component):
     name = "protocol"
     label = "protocol"
     parameters: ClassVar = {
-        "single_head": Parameter(True, "take the stream's cross-entropy over the current task's classes alone (SparCL)"),
+        "single_head": Parameter(True, "take the stream loss over the current task's classes alone (SparCL)"),
         "replay_start": Parameter("second-task", "when replay begins: with the second task (SparCL's code) or as soon "
                                   "as the memory holds anything (mammoth)", choices=("second-task", "immediately")),
         "drop_last": Parameter(False, "drop an epoch's incomplete last batch (SparCL's code)"),

@@ -113,9 +113,7 @@ def parse(lines: Iterable[str], name: str = "published.csv") -> tuple[Figure, ..
         figure = _figure(row, f"{name}, line {reader.line_num}")
         key = (figure.table, figure.stream, figure.buffer, figure.method, figure.sparsity, figure.metric)
         if key in seen:
-            raise UserError(
-                f"{name}, line {reader.line_num}: expected one row per figure, repeats line {seen[key]}"
-            )
+            raise UserError(f"{name}, line {reader.line_num}: expected one row per figure, repeats line {seen[key]}")
         seen[key] = reader.line_num
         figures.append(figure)
     return tuple(figures)

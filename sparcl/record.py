@@ -104,4 +104,8 @@ def _problem(record: Mapping[str, Any]) -> str | None:
     import jsonschema
 
     error = jsonschema.exceptions.best_match(_validator().iter_errors(record))
-    return None if error is None else one_line(f"{'.'.join(map(str, error.absolute_path)) or 'record'}: {error.message}", 200)
+    return (
+        None
+        if error is None
+        else one_line(f"{'.'.join(map(str, error.absolute_path)) or 'record'}: {error.message}", 200)
+    )

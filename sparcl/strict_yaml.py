@@ -41,9 +41,7 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_constructor(
-    "tag:yaml.org,2002:map", lambda loader, node: loader.construct_mapping(node, deep=True)
-)
+_Loader.add_constructor("tag:yaml.org,2002:map", lambda loader, node: loader.construct_mapping(node, deep=True))
 
 
 def load(path: str | Path) -> Any:
@@ -58,9 +56,7 @@ def load(path: str | Path) -> Any:
             raise UserError(f"{path}: expected a file of at most {LARGEST >> 10} KiB")
         raw = path.read_bytes()
     except OSError as error:
-        raise UserError(
-            f"{path}: expected a YAML file that can be read ({error.strerror or error})"
-        ) from error
+        raise UserError(f"{path}: expected a YAML file that can be read ({error.strerror or error})") from error
     except ValueError as error:
         raise UserError(f"{one_line(path, 80)}: expected the name of a file ({error})") from error
     return parse(raw, str(path))

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from sparcl import ledger as flops
 from sparcl import methods, metrics, models, seeding
-from sparcl.capture import StepGraph
 from sparcl.cell import Cell
 from sparcl.errors import RunError
 from sparcl.learners.base import Replay
@@ -48,7 +47,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Batch:
-    """A stream batch: positions in the task's pool (N,), un-augmented uint8 images (N, C, H, W), network input, labels."""
+    """A stream batch: positions in the task's pool (N,), raw uint8 images (N, C, H, W), network input, labels (N,)."""
 
     positions: Tensor
     raw: Tensor
@@ -87,7 +86,6 @@ class Run:
         self.phase = self.phases[0]
         self.clock = Clock()
         self.resuming = False
-        self.graph = StepGraph(self) if self.device.type == "cuda" else None
         self._generators: dict[str, torch.Generator] = {}
         self._ledger_version = -1
 
@@ -213,8 +211,7 @@ class Run:
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), lr=self.cell.learning_rate, momentum=self.protocol.momentum, foreach=True
         )
-        if self.graph is not None:
-            self.graph.reset()
+        self.masks.optimizer = self.optimizer
 
     def clock_at(self, epoch: int, step: int = 0) -> Clock:
         nominal = self.protocol.steps(self.pool_size, self.cell.batch_size)
@@ -285,7 +282,7 @@ def begin_epoch(run: Run, epoch: int) -> None:
 
 
 def batches(run: Run) -> Iterator[Batch]:
-    """Yield the epoch's remaining batches; order and augmentation depend on (seed, task, epoch) and the sample alone."""
+    """Yield the epoch's remaining batches; order and augmentation depend on (seed, task, epoch, sample) alone."""
     cell, clock = run.cell, run.clock
     key = (run.phase.index, clock.epoch)
     order = torch.randperm(run.pool_size, generator=seeding.generator(cell.seed, "order", *key)).to(run.device)
@@ -322,7 +319,7 @@ def step(run: Run, batch: Batch) -> None:
     if proceed:
         run.masks.mask_gradients()
         run.optimizer.step()
-        run.masks.project(run.optimizer)
+        run.masks.project()
     run.learner.after_step(run)
     run.sparsity.after_step(run)
 
@@ -339,30 +336,21 @@ def backward(run: Run, batch: Batch, replays: list[Replay], per_term: bool) -> t
     With ``per_term`` the terms are differentiated one by one and ``run.term_gradients`` holds each term's gradient of
     every maskable weight; their sum is the step's gradient either way.
     """
-    if run.graph is not None:
-        return run.graph.backward(batch.images, batch.labels, replays, per_term)
-    return compute_gradients(run, batch.images, batch.labels, replays, per_term)
-
-
-def compute_gradients(
-    run: Run, images: Tensor, labels: Tensor, replays: list[Replay], per_term: bool
-) -> tuple[Tensor, Tensor]:
-    """The arithmetic of :func:`backward`: no decision, no random draw, no transfer to the host."""
     run.optimizer.zero_grad(set_to_none=False)
     with torch.autocast(run.device.type, torch.bfloat16, enabled=run.cell.precision == "bfloat16"):
-        terms, logits = run.learner.terms(run, images, labels, replays)
+        terms, logits = run.learner.terms(run, batch.images, batch.labels, replays)
     run.term_gradients = {}
     if not per_term:
-        sum(terms.values()).backward()
+        torch.stack(list(terms.values())).sum().backward()
     else:
         before: dict[str, Tensor] = {}
         for name, term in terms.items():
             term.backward()
-            grads = {n: p.grad.detach() for n, p in run.masks.parameters.items()}
-            run.term_gradients[name] = {n: g - before[n] if n in before else g.clone() for n, g in grads.items()}
-            before = {n: g.clone() for n, g in grads.items()}
-    total = torch.stack([term.detach().double() for term in terms.values()]).sum()
-    return total, logits.detach().float()
+            total = {n: p.grad.detach().clone() for n, p in run.masks.parameters.items()}
+            run.term_gradients[name] = {n: g - before[n] if n in before else g for n, g in total.items()}
+            before = total
+    loss = torch.stack([term.detach().double() for term in terms.values()]).sum()
+    return loss, logits.detach().float()
 
 
 def add_weight_decay(run: Run) -> None:

@@ -50,7 +50,9 @@ class Learner(Component):
         """Draw this step's replayed batches from memory, augmented and normalized."""
         return []
 
-    def terms(self, run: Run, images: Tensor, labels: Tensor, replays: list[Replay]) -> tuple[dict[str, Tensor], Tensor]:
+    def terms(
+        self, run: Run, images: Tensor, labels: Tensor, replays: list[Replay]
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """Return the loss terms by name ("stream", "memory") and the stream batch's logits (N, classes).
 
         The step minimizes the sum of the terms. Must depend on nothing but the model and the given tensors.

@@ -45,7 +45,9 @@ class ER(Rehearsal):
 
     parameters: ClassVar = {"weight": Parameter(1.0, "weight of the replayed batch's cross-entropy", low=0)}
 
-    def terms(self, run: Run, images: Tensor, labels: Tensor, replays: list[Replay]) -> tuple[dict[str, Tensor], Tensor]:
+    def terms(
+        self, run: Run, images: Tensor, labels: Tensor, replays: list[Replay]
+    ) -> tuple[dict[str, Tensor], Tensor]:
         logits = run.model(images)
         terms = {"stream": stream_loss(run, logits, labels)}
         if replays:
@@ -60,7 +62,9 @@ class DER(Rehearsal):
 
     parameters: ClassVar = {"alpha": Parameter(0.3, "weight of the logits' mean squared error", low=0)}
 
-    def terms(self, run: Run, images: Tensor, labels: Tensor, replays: list[Replay]) -> tuple[dict[str, Tensor], Tensor]:
+    def terms(
+        self, run: Run, images: Tensor, labels: Tensor, replays: list[Replay]
+    ) -> tuple[dict[str, Tensor], Tensor]:
         logits = run.model(images)
         terms = {"stream": stream_loss(run, logits, labels)}
         if replays:
@@ -79,7 +83,9 @@ class DERpp(Rehearsal):
         "beta": Parameter(0.5, "weight of the replayed labels' cross-entropy", low=0),
     }
 
-    def terms(self, run: Run, images: Tensor, labels: Tensor, replays: list[Replay]) -> tuple[dict[str, Tensor], Tensor]:
+    def terms(
+        self, run: Run, images: Tensor, labels: Tensor, replays: list[Replay]
+    ) -> tuple[dict[str, Tensor], Tensor]:
         logits = run.model(images)
         terms = {"stream": stream_loss(run, logits, labels)}
         if replays:
