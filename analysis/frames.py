@@ -312,8 +312,7 @@ def _describe_unrun(frame: pd.DataFrame) -> None:
         frame.at[index, "variant"] = _variant_of(frame.at[index, "configuration"])
     frame["task_il_only"] = frame["task_il_only"].astype(bool)
     frame["bundle"] = [
-        method.removesuffix(learner).rstrip("-")
-        for method, learner in zip(frame.method, frame.learner, strict=True)
+        method.removesuffix(learner).rstrip("-") for method, learner in zip(frame.method, frame.learner, strict=True)
     ]
 
 
@@ -331,8 +330,7 @@ def _settings(frame: pd.DataFrame) -> list[str]:
     for key, parts in zip(keys, items, strict=True):
         common[key] = common[key] & set(parts) if key in common else set(parts)
     return [
-        ", ".join(part for part in parts if part not in common[key])
-        for key, parts in zip(keys, items, strict=True)
+        ", ".join(part for part in parts if part not in common[key]) for key, parts in zip(keys, items, strict=True)
     ]
 
 

@@ -57,9 +57,7 @@ def _measured(metric: str, row: Configuration, pool: Sequence[Configuration]) ->
 def protocol_differences(figure, row: Configuration) -> list[str]:
     """How the runs of ``row`` differ from the protocol that the figure was published for."""
     cell = row.rows.iloc[0]
-    found = [
-        f"{key} {cell[key]} (published {value})" for key, value in PROTOCOL.items() if cell[key] != value
-    ]
+    found = [f"{key} {cell[key]} (published {value})" for key, value in PROTOCOL.items() if cell[key] != value]
     epochs = EPOCHS.get(figure.stream)
     if epochs is not None and cell["epochs"] != epochs:
         found.append(f"{cell['epochs']} epochs a task (published {epochs})")
@@ -80,11 +78,7 @@ def _shown(metric: str, value: float, std: float = math.nan, sign: bool = False)
         return (("+" if value >= 0 else MINUS) if sign else "") + text
     digits = 3 if metric == "data_fraction" else 2
     text = fixed(value, digits, sign=sign)
-    return (
-        text
-        if math.isnan(std) or (metric not in ("class_il", "task_il"))
-        else f"{text} ± {fixed(std, digits)}"
-    )
+    return text if math.isnan(std) or (metric not in ("class_il", "task_il")) else f"{text} ± {fixed(std, digits)}"
 
 
 def published(results: Results, load: Callable[[], Sequence] | None = None) -> Table:

@@ -195,9 +195,7 @@ def hedges_correction(degrees: int) -> float:
     """
     if degrees < 2:
         return NAN
-    return math.exp(special.gammaln(degrees / 2) - special.gammaln((degrees - 1) / 2)) / math.sqrt(
-        degrees / 2
-    )
+    return math.exp(special.gammaln(degrees / 2) - special.gammaln((degrees - 1) / 2)) / math.sqrt(degrees / 2)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -48,9 +48,7 @@ class Configuration:
         self.family: str = first.family
         self.learner: str = first.learner
         self.bundle: str = first.bundle
-        self.policies: dict[str, str] = {
-            kind: first[f"policy_{kind}"] for kind in ("sparsity", "gradient", "data")
-        }
+        self.policies: dict[str, str] = {kind: first[f"policy_{kind}"] for kind in ("sparsity", "gradient", "data")}
         self.task_il_only: bool = bool(first.task_il_only)
         self.sparsity: float = float(first.sparsity)
         self.buffer: int = int(first.buffer)
@@ -108,9 +106,7 @@ def reference_of(
     if same_learner and bundle_of(reference):
         wanted = f"{bundle_of(reference)}-{row.learner}"
     candidates = [
-        c
-        for c in pool
-        if (c.stream, c.method, c.buffer) == (row.stream, wanted, row.buffer) and not c.setting
+        c for c in pool if (c.stream, c.method, c.buffer) == (row.stream, wanted, row.buffer) and not c.setting
     ]
     if not candidates:
         return None
@@ -154,8 +150,7 @@ def measures(
                     competing = {i: values[i] for i in members}
                     winners |= statistics.best_with_ties(competing, COMPARED[metric] == "higher", ALPHA)
         result[metric] = [
-            replace(m, p_holm=p, best=i in winners)
-            for i, (m, p) in enumerate(zip(found, adjusted, strict=True))
+            replace(m, p_holm=p, best=i in winners) for i, (m, p) in enumerate(zip(found, adjusted, strict=True))
         ]
     return result
 
@@ -247,9 +242,7 @@ METRIC_COLUMNS = {
     "class_il": Column("class_il", "Class-IL", "measure", "%"),
     "task_il": Column("task_il", "Task-IL", "measure", "%"),
     "forgetting_class_il": Column("forgetting_class_il", "Forgetting", "measure", "points"),
-    "forgetting_task_il": Column(
-        "forgetting_task_il", "Forgetting, Task-IL", "measure", "points", csv_only=True
-    ),
+    "forgetting_task_il": Column("forgetting_task_il", "Forgetting, Task-IL", "measure", "points", csv_only=True),
     "forgetting_class_il_mammoth": Column(
         "forgetting_class_il_mammoth", "Forgetting, last row included", "measure", "points", csv_only=True
     ),
@@ -328,9 +321,7 @@ def continual_learning(results: Results) -> Table | None:
     columns = [BUFFER, LABEL, SPARSITY, *METRIC_COLUMNS.values(), *FLOPS, AGAINST, DIFFERENCE, P_HOLM, SEEDS]
     notes = ["Buffer 0: methods without a memory; they have no reference at equal memory."]
     if any(row.task_il_only for row in rows):
-        notes.append(
-            f"Methods that need the task's identity at test time have no Class-IL accuracy ({DASH})."
-        )
+        notes.append(f"Methods that need the task's identity at test time have no Class-IL accuracy ({DASH}).")
     return _comparison(
         results, "continual_learning", "Continual-learning methods and SparCL", rows, columns,
         lambda row: f"{row.stream}, buffer {row.buffer}", "a buffer", False, notes,
@@ -388,9 +379,7 @@ def ablation(results: Results) -> Table | None:
     ]  # fmt: skip
 
     def extra(row: Configuration, pool: Sequence[Configuration]) -> dict:
-        return {part: has_part(row, part) for part in PARTS} | {
-            "memory": row.mean("paper_memory_ablation") / MEGABYTE
-        }
+        return {part: has_part(row, part) for part in PARTS} | {"memory": row.mean("paper_memory_ablation") / MEGABYTE}
 
     def order(row: Configuration) -> tuple:
         switched = [has_part(row, part) for part in PARTS]
@@ -521,9 +510,7 @@ def sweeps(results: Results) -> Table | None:
     made, chosen, everything = [], [], []
     pool = configurations(frames.main_rows(results.frame))
     for group, parameter in frames.SWEEPS.items():
-        rows = [
-            row for row in configurations(frames.in_group(results.frame, group)) if parameter in row.params
-        ]
+        rows = [row for row in configurations(frames.in_group(results.frame, group)) if parameter in row.params]
         rows.sort(
             key=lambda row, key=parameter: (
                 row.stream,

@@ -1,0 +1,193 @@
+"""One look for all figures: a fixed color, marker and line for each method, and files that come out the same again.
+
+Colors are those of Okabe and Ito (2008), told apart with all common color-vision deficiencies; markers and
+lines tell the methods apart in grey. A method's bundle (SparCL, RigL, ...) gives color and marker, its
+learner the line: solid and filled for DER++, dashed and hollow for ER.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+YELLOW, BLUE, VERMILION, PURPLE, GREY = "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#767676"
+LIGHT = "#B8B8B8"
+
+BUNDLES = {
+    "sparcl": (VERMILION, "o"),
+    "rigl": (BLUE, "s"),
+    "rigl-erk": (SKY, "D"),
+    "snip": (GREEN, "^"),
+    "snip-global": (GREEN, ">"),
+    "set": (PURPLE, "v"),
+    "set-erk": (PURPLE, "<"),
+    "gmp": (ORANGE, "P"),
+    "magnitude": ("#8C6D1F", "X"),
+    "static": (GREY, "*"),
+    "tdm": ("#A23B00", "p"),
+    "tdm-ddr": ("#E8894A", "h"),
+    "tdm-dgm": ("#F2B48C", "8"),
+    "ddr": ("#5E8C61", "d"),
+    "dgm": ("#7A6FAC", "H"),
+    "fixed": (LIGHT, "*"),
+}
+"""Bundle to color and marker; a bundle that is not here gets its own from its name (:func:`of`)."""
+
+LEARNERS = {
+    "finetune": (GREY, "x"),
+    "joint": (BLACK, "_"),
+    "er": (BLACK, "o"),
+    "der": (BLACK, "d"),
+    "derpp": (BLACK, "s"),
+    "ewc": (GREY, "1"),
+    "lwf": (GREY, "2"),
+    "agem": (GREY, "+"),
+    "icarl": (GREY, "3"),
+    "fdr": (GREY, "4"),
+    "packnet": (GREY, "|"),
+    "lps": (GREY, "d"),
+    "lightcl": (GREY, "h"),
+    "lwta": (GREY, "p"),
+}
+LINES = {"er": (0, (4, 1.6)), "der": (0, (1, 1.2)), "derpp": "solid"}
+HOLLOW = {"er"}
+_SPARE_COLORS = ("#7F3C8D", "#3969AC", "#117733", "#882255", "#44AA99", "#6B4E16", "#332288", "#AA4466")
+_SPARE_MARKERS = ("<", ">", "8", "p", "h", "H", "d", "D")
+
+RC = {
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 8.5,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#444444",
+    "axes.linewidth": 0.8,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "lines.linewidth": 1.4,
+    "lines.markersize": 5,
+    "legend.frameon": False,
+    "svg.hashsalt": "sparcl-bench",
+    "svg.fonttype": "path",
+    "pdf.fonttype": 42,
+    "figure.constrained_layout.use": True,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 5,
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a method is drawn."""
+
+    color: str
+    marker: str
+    line: str | tuple = "solid"
+    hollow: bool = False
+
+    @property
+    def marks(self) -> dict[str, object]:
+        """Keyword arguments for the marker of ``plot`` and ``errorbar``."""
+        return {
+            "marker": self.marker,
+            "color": self.color,
+            "markeredgecolor": self.color,
+            "markerfacecolor": "white" if self.hollow else self.color,
+            "markeredgewidth": 1.1,
+        }
+
+
+def of(bundle: str, learner: str) -> Look:
+    """The look of a method; the same on every call, also for methods that a plug-in brings."""
+    if bundle:
+        digest = hashlib.sha256(bundle.encode()).digest()
+        spare = _SPARE_COLORS[digest[0] % len(_SPARE_COLORS)], _SPARE_MARKERS[digest[1] % len(_SPARE_MARKERS)]
+        color, marker = BUNDLES.get(bundle, spare)
+    else:
+        digest = hashlib.sha256(learner.encode()).digest()
+        color, marker = LEARNERS.get(learner, (GREY, _SPARE_MARKERS[digest[1] % len(_SPARE_MARKERS)]))
+    return Look(color, marker, LINES.get(learner, "solid"), learner in HOLLOW)
+
+
+def context():
+    """The suite's style, for everything that is drawn inside it."""
+    return plt.rc_context(RC)
+
+
+def subplots(rows: int, columns: int, width: float, height: float, **options) -> tuple[Figure, list[list[Axes]]]:
+    """A grid of axes; sizes of the whole figure in inches. Drawn inside :func:`context`."""
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **options)
+    return figure, [list(row) for row in axes]
+
+
+def spread(positions: Sequence[float], gap: float, low: float = -math.inf, high: float = math.inf) -> list[float]:
+    """Move labels apart to at least ``gap``, in order, as little as possible, inside ``[low, high]`` if they fit."""
+    order = sorted(range(len(positions)), key=lambda i: positions[i])
+    groups: list[list[float]] = []  # [sum of (wanted - offset), count]: blocks of labels that touch
+    for index in order:
+        groups.append([positions[index], 1])
+        while len(groups) > 1 and _top(groups[-2], gap) + gap > groups[-1][0] / groups[-1][1]:
+            total, count = groups.pop()
+            groups[-1][0] += total - groups[-1][1] * gap * count
+            groups[-1][1] += count
+    placed: list[float] = []
+    for total, count in groups:
+        placed += [total / count + gap * k for k in range(int(count))]
+    if placed:
+        shift = min(0.0, high - placed[-1])
+        shift = max(shift, low - placed[0])
+        placed = [value + shift for value in placed]
+    result = [0.0] * len(positions)
+    for place, index in zip(placed, order, strict=True):
+        result[index] = place
+    return result
+
+
+def _top(group: list[float], gap: float) -> float:
+    return group[0] / group[1] + gap * (group[1] - 1)
+
+
+def footnote(figure: Figure, text: str) -> None:
+    """Small grey text under the figure."""
+    figure.supxlabel(text, fontsize=6.5, color="#555555", x=0.01, ha="left")
+
+
+def encode(figure: Figure) -> dict[str, bytes]:
+    """The figure as PNG (200 dpi), SVG and PDF; the bytes depend on the drawing alone, not on date or order."""
+    files = {}
+    metadata = {
+        "png": {"Software": None},
+        "svg": {"Date": None, "Creator": None},
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    }
+    with plt.rc_context(RC):
+        for kind, meta in metadata.items():
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=kind, dpi=200, metadata=meta, facecolor="white")
+            files[kind] = buffer.getvalue()
+    return files
+
+
+def close(figure: Figure) -> None:
+    plt.close(figure)
