@@ -1,0 +1,65 @@
+"""One-shot magnitude pruning (Han et al. 2015, "Learning both weights and connections for efficient neural networks").
+
+Rule: of a layer's n weights keep the k = round((1 - s) n) with the largest |w|, once; the mask is fixed from then on:
+
+    m = 1 where |w| is among the k largest of its layer
+
+Adaptation to the stream: there is no trained network to prune before the first task. ``warmup: 0`` (default) prunes
+the initialization, so that the whole run is sparse; ``warmup: E`` trains the first E epochs of the first task densely
+and prunes what they have learned. Later tasks never change the mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sparcl import masks
+from sparcl.methods import policy
+from sparcl.policies import Clock, Parameter, SparsityPolicy
+from sparcl.static import DISTRIBUTION
+
+if TYPE_CHECKING:
+    from sparcl.masks import MaskSet
+    from sparcl.trainer import Run
+
+
+@policy("magnitude", "Magnitude")
+class Magnitude(SparsityPolicy):
+    """One-shot magnitude pruning; see the module's docstring for the rule and its source."""
+
+    parameters: ClassVar = {
+        "warmup": Parameter(0, "epochs of dense training in the first task before the weights are pruned", low=0),
+        "distribution": DISTRIBUTION,
+    }
+
+    def refuse(self, fields: Mapping[str, Any]) -> str | None:
+        if self.warmup > fields["epochs"]:
+            return (
+                f"magnitude.warmup: expected at most the {fields['epochs']} epochs of the first task, got {self.warmup}"
+            )
+        return None
+
+    # -- the run ---------------------------------------------------------------------------------------------------
+    def begin_task(self, run: Run) -> None:
+        self._prune_if_due(run, epoch=0)
+
+    def begin_epoch(self, run: Run) -> None:
+        self._prune_if_due(run, run.clock.epoch)
+
+    def end_task(self, run: Run) -> None:
+        self._prune_if_due(run, run.clock.epoch + 1)
+
+    def _prune_if_due(self, run: Run, epoch: int) -> None:
+        if run.clock.task > 0 or epoch != self.warmup or run.masks.density() < 1:
+            return
+        counts = masks.allocate(run.masks.shapes, run.cell.sparsity, self.distribution)
+        kept = masks.by_magnitude(run.masks.parameters, counts, run.generator("prune"))
+        pruned = run.masks.replace(kept).pruned
+        if self.warmup > 0:
+            run.note_update(pruned, 0)
+
+    # -- plan ------------------------------------------------------------------------------------------------------
+    def planned_counts(self, masks_: MaskSet, sparsity: float, clock: Clock) -> dict[str, int]:
+        dense = clock.task == 0 and clock.epoch < self.warmup
+        return masks.allocate(masks_.shapes, 0.0 if dense else sparsity, self.distribution)
