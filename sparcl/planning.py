@@ -68,6 +68,7 @@ def planned(cell: Cell) -> Planned:
         book.forward(ledger.EVALUATION, tests)
     for task, size in enumerate(sizes):
         remaining = size
+        book.set_frozen(_frozen(parts, model, Clock(task, len(sizes), 0, cell.epochs)))
         nominal = parts.protocol.steps(size, cell.batch_size)
         scored = parts.sparsity.planned_saliency(task, size, cell.batch_size)
         if cell.sparsity and scored:
@@ -87,11 +88,29 @@ def planned(cell: Cell) -> Planned:
         end = Clock(
             task, len(sizes), cell.epochs, cell.epochs, 0, nominal, cell.epochs * nominal, cell.epochs * nominal
         )
-        final = parts.sparsity.planned_counts(container, cell.sparsity, end)
+        _plan_evaluation(book, cell, parts, container, end, info)
+    return Planned(book.as_record(), paper_ledger(cell, info, costs), dense_ledger(cell, info, costs), approximate)
+
+
+def _frozen(parts: Parts, model: models.Classifier, clock: Clock) -> set[str]:
+    return set().union(*(part.planned_frozen(model, clock) for part in (parts.learner, parts.sparsity, parts.gradient)))
+
+
+def _plan_evaluation(
+    book: Ledger, cell: Cell, parts: Parts, container: masks.MaskSet, clock: Clock, info: StreamInfo
+) -> None:
+    """Make the calls of the evaluation after the task of ``clock``, task by task where the policy has views."""
+    if not parts.sparsity.has_views:
+        final = parts.sparsity.planned_counts(container, cell.sparsity, clock)
         if final is not None:
             book.set_weight_counts(final)
-        book.forward(ledger.EVALUATION, tests)
-    return Planned(book.as_record(), paper_ledger(cell, info, costs), dense_ledger(cell, info, costs), approximate)
+        book.forward(ledger.EVALUATION, sum(info.test_sizes))
+        return
+    for task, images in enumerate(info.test_sizes):
+        shown = parts.sparsity.planned_view(container, cell.sparsity, clock, task)
+        if shown is not None:
+            book.set_weight_counts(shown)
+        book.forward(ledger.EVALUATION, images)
 
 
 def _replayed(cell: Cell, parts: Parts, task: int, seen: int) -> int:
@@ -109,7 +128,8 @@ def _plan_step(
     if counts is None:
         counts = masks.allocate(container.shapes, cell.sparsity)
     book.set_weight_counts(counts)
-    book.set_gradient_counts(parts.gradient.planned_counts(container, counts, clock))
+    learning = parts.sparsity.planned_learning(container, counts, cell.sparsity, clock)
+    book.set_gradient_counts(parts.gradient.planned_counts(container, learning, clock))
     if getattr(parts.sparsity, "planned_importance", lambda *_: False)(cell.sparsity, clock):
         book.extra_weight_gradient("importance", images + past, at="weights")
     if parts.gradient.planned_refresh(clock):
@@ -149,10 +169,11 @@ def paper_ledger(cell: Cell, info: StreamInfo, costs: Sequence[LayerCost]) -> di
     training = ledger.paper_flops(
         costs, list(info.train_sizes), cell.epochs, parts.learner.replay_batches, cell.sparsity, gradient, fraction
     )
+    own = [part.paper_flops(cell, costs, list(info.train_sizes)) for part in (parts.learner, parts.sparsity)]
     maskable = [cost for cost in costs if cost.maskable]
     total = sum(cost.weights for cost in maskable) or 1
     return {
-        "training": training,
+        "training": next((count for count in own if count is not None), training),
         "data_fraction": fraction,
         "weight_density": sum(c.weights * (1 - cell.sparsity) for c in maskable) / total,
         "gradient_density": sum(c.weights * (1 - gradient) for c in maskable) / total,

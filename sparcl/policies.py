@@ -21,7 +21,10 @@ from sparcl.errors import UserError, suggest
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from sparcl.cell import Cell
+    from sparcl.ledger import LayerCost
     from sparcl.masks import MaskSet
+    from sparcl.models import Classifier
     from sparcl.trainer import Run
 
 
@@ -126,6 +129,21 @@ class Component:
     def load(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state` returned."""
 
+    def resume(self, run: Run) -> None:
+        """Called once after a checkpoint was loaded: set again what no state holds (frozen parameters, modes)."""
+
+    def planned_frozen(self, model: Classifier, clock: Clock) -> set[str]:
+        """Return the names of the convolution and linear weights that are not trained during ``clock.task``."""
+        return set()
+
+    def paper_flops(self, cell: Cell, costs: Sequence[LayerCost], sizes: Sequence[int]) -> float | None:
+        """Return the training FLOPs by the method's own published convention, or None for the common formula.
+
+        Args:
+            sizes: training images of each task.
+        """
+        return None
+
 
 class Policy(Component):
     """Hooks common to all policies, in the order in which a run calls them. Each does nothing by default."""
@@ -166,6 +184,16 @@ class SparsityPolicy(Policy):
     def planned_counts(self, masks: MaskSet, sparsity: float, clock: Clock) -> dict[str, int] | None:
         """Return the weights per layer in force at ``clock``, as known before a run, or None if data decide."""
         return {name: parameter.numel() for name, parameter in masks.parameters.items()}
+
+    def planned_learning(
+        self, masks: MaskSet, weights: dict[str, int], sparsity: float, clock: Clock
+    ) -> dict[str, int]:
+        """Return how many of the existing ``weights`` per layer this policy lets learn at ``clock`` (freezing)."""
+        return weights
+
+    def planned_view(self, masks: MaskSet, sparsity: float, clock: Clock, task: int) -> dict[str, int] | None:
+        """Return the weights per layer that :meth:`view` shows for ``task`` after the task of ``clock``."""
+        return self.planned_counts(masks, sparsity, clock)
 
     def planned_dense_gradients(self, clock: Clock) -> bool:
         """Return whether the step at ``clock`` needs dense weight gradients (RigL's growth)."""

@@ -199,6 +199,8 @@ class Run:
         self.resumed += 1
         self.resuming = True
         self.clock = self.clock_at(position["epoch"], position["step"])
+        for part in (self.learner, *self.policies):
+            part.resume(self)
 
     def enter_phase(self) -> None:
         """Bring the current phase's pool to the device and make its optimizer."""
