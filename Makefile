@@ -11,7 +11,7 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SNAKEMAKE = $(BIN)/snakemake --cores "$(CORES)" --configfile "$(CONFIG)" $(ARGS)
+RUN = $(BIN)/python workflow/scripts/run.py --config "$(CONFIG)" --cores "$(CORES)"
 
 .PHONY: help tables figures report cells partial dry-run test lint format pins hashes clean distclean
 
@@ -25,25 +25,18 @@ help:
 	@echo 'make format                            ruff format and snakefmt on the workflow'
 	@echo 'make clean | distclean                 caches | and the virtual environment (results stay)'
 
-# A config that cannot be used ends here, in one line per problem and with status 2. When cells fail the others go
-# on; tables, figures and report are then made of the records there are, and the exit status is 1.
 tables: target = all
 figures: target = figures
 report: target = report
-tables figures report: $(STAMP)
-	@SPARCL_WORKER=fork $(BIN)/sparcl plan --config "$(CONFIG)"
-	@$(SNAKEMAKE) -- $(target) || { echo 'making what the finished cells allow' >&2; \
-		$(SNAKEMAKE) --config partial=true -- $(target); exit 1; }
-
-cells: $(STAMP)
-	@SPARCL_WORKER=fork $(BIN)/sparcl plan --config "$(CONFIG)"
-	@$(SNAKEMAKE) -- cells
+cells: target = cells
+tables figures report cells: $(STAMP)
+	@$(RUN) $(target) $(ARGS)
 
 partial: $(STAMP)
-	@$(SNAKEMAKE) --config partial=true -- all
+	@$(BIN)/snakemake --cores "$(CORES)" --configfile "$(CONFIG)" --config partial=true $(ARGS) -- all
 
 dry-run: $(STAMP)
-	@$(SNAKEMAKE) --dry-run -- all
+	@$(BIN)/snakemake --dry-run --configfile "$(CONFIG)" $(ARGS) -- all
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)

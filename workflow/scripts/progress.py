@@ -6,8 +6,10 @@ they go to Snakemake's log file only, and these lines take their place. A dry ru
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import signal
 import sys
 import time
@@ -18,6 +20,7 @@ SECONDS = 5.0
 """Between two lines."""
 CHATTER = {"job_info", "job_started", "job_finished", "progress", "shellcmd", "resources_info"}
 SELECTING = "Select jobs to execute..."
+CELL_COMMAND = "sparcl.worker run --cell"
 LOGGER = "snakemake.logging"
 MOST_FAILED = 20
 
@@ -106,7 +109,7 @@ current: Progress | None = None
 
 
 def start(workflow: Any, results: Path) -> None:
-    """Replace Snakemake's chatter by progress lines, and let SIGTERM reach the running cells."""
+    """Replace Snakemake's chatter by progress lines, and let signals reach the running cells."""
     global current
     todo = sum(job.rule.name == "cell" for job in workflow.dag.needrun_jobs())
     current = Progress(todo, workflow.resource_settings.cores or 1)
@@ -117,19 +120,26 @@ def start(workflow: Any, results: Path) -> None:
     logger.addHandler(current)
     if todo:
         say(f"cells to run: {todo}; records in {results}/runs")
-    previous = signal.getsignal(signal.SIGTERM)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        _also_stop_cells(number)
+
+
+def _also_stop_cells(number: int) -> None:
+    """Have the signal reach the running cells too; Snakemake alone would wait until they have ended."""
+    previous = signal.getsignal(number)
 
     def stop(number: int, frame: Any) -> None:
+        _terminate_cells()
         if callable(previous):
             previous(number, frame)
-        _terminate_cells()
 
-    signal.signal(signal.SIGTERM, stop)
+    signal.signal(number, stop)
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
     event = str(getattr(getattr(record, "event", None), "value", ""))
-    if event in CHATTER or record.getMessage() == SELECTING:
+    text = record.getMessage()
+    if event in CHATTER or text == SELECTING or CELL_COMMAND in text:
         return False
     return event != "job_error" or getattr(record, "rule_name", "") != "cell"
 
@@ -139,10 +149,9 @@ def _terminate_cells() -> None:
     import psutil
 
     for child in psutil.Process().children(recursive=True):
-        try:
-            child.terminate()
-        except psutil.NoSuchProcess:
-            continue
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if os.getsid(child.pid) == os.getsid(0):  # not the fork server, which serves others too
+                child.terminate()
 
 
 def finish(results: Path, failed: bool) -> None:
@@ -155,10 +164,10 @@ def closing(results: Path, failed_cells: list[str], failed: bool) -> list[str]:
     """Return the last lines of a run."""
     lines = []
     if failed_cells:
-        lines.append(f"{len(failed_cells)} cells failed:")
+        lines.append("1 cell failed:" if len(failed_cells) == 1 else f"{len(failed_cells)} cells failed:")
         for cell in failed_cells[:MOST_FAILED]:
             folder = results / "runs" / cell
-            lines.append(f"  {cell}: {reason(folder)} (log: {folder / 'log.txt'})")
+            lines.append(f"  {cell}: {reason(folder).removeprefix(f'{cell}: ')} (log: {folder / 'log.txt'})")
         if len(failed_cells) > MOST_FAILED:
             lines.append(f"  and {len(failed_cells) - MOST_FAILED} more")
         lines.append("run the same command again to repeat them; finished cells are kept")

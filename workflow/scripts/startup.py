@@ -20,7 +20,9 @@ def prepare() -> None:
     share one start-up (``sparcl/worker.py``). Snakemake sets the thread counts of its jobs; the process that plans
     gets the same, so that it and the cells are children of one server.
     """
-    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    os.environ["PATH"] = os.pathsep.join(
+        [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    )
     os.environ.setdefault("SPARCL_WORKER", "fork")
     for library in THREADS:
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")

@@ -1,0 +1,81 @@
+"""What ``make tables`` does once there is a virtual environment: check, run, and make what the finished cells allow.
+
+    python workflow/scripts/run.py [--config FILE] [--cores N] TARGET [SNAKEMAKE OPTIONS]
+
+Exit status 2 for a config that cannot be used (one line per problem, nothing is run), 1 when cells failed (the others
+ran, and tables, figures and report are made of the records there are) or the run was interrupted, else 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+STATE = Path(".snakemake")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one target; return the exit status."""
+    parser = argparse.ArgumentParser(description="Run a matrix and make its tables, figures and report.")
+    parser.add_argument("--config", default="workflow/config/split-digits.yaml", help="matrix config")
+    parser.add_argument("--cores", default="all", help="cells at a time, a number or 'all'")
+    parser.add_argument("target", choices=("all", "cells", "tables", "figures", "report", "tune"))
+    options, further = parser.parse_known_args(argv)
+    STATE.mkdir(exist_ok=True)
+    with (STATE / "run.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("error: another run is at work in this folder; wait for it or stop it", file=sys.stderr)
+            return 2
+        return _run(options, further)
+
+
+def _run(options: argparse.Namespace, further: list[str]) -> int:
+    worker = {**os.environ, "SPARCL_WORKER": "fork"}
+    checking = [sys.executable, "-m", "sparcl.worker", "plan", "--config", options.config]
+    checked = subprocess.run(checking, env=worker).returncode
+    if checked:
+        return checked
+    snakemake = [sys.executable, "-m", "snakemake", "--cores", options.cores]
+    snakemake += ["--configfile", options.config, *further]
+    if any((STATE / "locks").glob("*")):
+        # We hold the lock of all such runs: Snakemake's own was left behind by one that was killed.
+        subprocess.run([*snakemake, "--quiet", "all", "--unlock"], check=True)
+    job = Interruptible([*snakemake, "--", options.target])
+    status = job.wait()
+    if status == 0 or job.interrupted:
+        return min(status, 1)
+    if options.target != "cells":
+        print("making what the finished cells allow", file=sys.stderr, flush=True)
+        Interruptible([*snakemake, "--config", "partial=true", "--", options.target]).wait()
+    return 1
+
+
+class Interruptible:
+    """A child process that gets the signals that we get, and that we wait for in any case."""
+
+    def __init__(self, command: list[str]) -> None:
+        self.interrupted = False
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._forward)
+        self.process = subprocess.Popen(command)
+
+    def _forward(self, number: int, _frame: Any) -> None:
+        if not self.interrupted and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        self.interrupted = True
+
+    def wait(self) -> int:
+        """Return the child's exit status."""
+        return self.process.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
