@@ -43,6 +43,7 @@ def drop_fraction(alpha: float, fraction: float) -> float:
 class RigL(SparsityPolicy):
     """RigL; see the module's docstring for the rule and its source."""
 
+    modules = ("sparcl.static",)
     parameters: ClassVar = {
         "alpha": Parameter(0.3, "share of a layer's weights replaced at first", low=0, high=1),
         "interval": Parameter(100, "steps between mask updates, counted within a task", low=1),

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 class SET(SparsityPolicy):
     """Sparse evolutionary training; see the module's docstring for the rule and its source."""
 
+    modules = ("sparcl.static",)
     parameters: ClassVar = {
         "zeta": Parameter(0.3, "share of a layer's weights replaced at each update", low=0, high=1),
         "interval": Parameter(300, "steps between mask updates, counted within a task", low=1),

@@ -1,0 +1,88 @@
+"""Fixtures that tests of the core and of the baselines share."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sparcl import cell, methods, seeding, streams, trainer
+from sparcl.masks import MaskSet
+from sparcl.policies import Clock
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "slow" in config.option.markexpr:
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="slow; run with -m slow"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def digits() -> streams.Stream:
+    return streams.load("split-digits", None, {})
+
+
+@pytest.fixture
+def toy_run() -> Callable[..., SimpleNamespace]:
+    """Return a maker of what a policy sees of a run: masks over the given weights, a clock, notes and payments."""
+
+    def make(weights: Mapping[str, Tensor], sparsity: float = 0.5, **clock: int) -> SimpleNamespace:
+        container = MaskSet({name: nn.Parameter(value.clone()) for name, value in weights.items()})
+        run = SimpleNamespace(masks=container, clock=Clock(**clock), updates=[], paid=[], term_gradients={})
+        run.cell = SimpleNamespace(sparsity=sparsity, batch_size=4)
+        generators: dict[str, torch.Generator] = {}
+        run.generator = lambda name: generators.setdefault(name, seeding.generator(0, name))
+        run.note_update = lambda pruned, grown: run.updates.append((pruned, grown))
+        run.pay_gradients = lambda line, at: run.paid.append((line, at))
+        return run
+
+    return make
+
+
+@pytest.fixture
+def small_cell() -> Callable[..., cell.Cell]:
+    """Return a maker of cells that run in a fraction of a second."""
+
+    def make(method: str, sparsity: float | None = None, seed: int = 0, **fields: Any) -> cell.Cell:
+        if sparsity is None:
+            sparsity = 0.75 if methods.get(method).is_sparse else 0.0
+        values: dict[str, Any] = {"buffer": 20, "width": 4, "epochs": 2, "batch_size": 64} | fields
+        return cell.make("split-digits", method, sparsity, values.pop("buffer"), seed, **values)
+
+    return make
+
+
+@pytest.fixture
+def run_steps(digits: streams.Stream) -> Callable[..., trainer.Run]:
+    """Return a function that makes a run of a cell and trains it, to its end or for a number of steps."""
+
+    def train(
+        chosen: cell.Cell, steps: int | None = None, after_step: Callable[[trainer.Run], None] = lambda run: None
+    ) -> trainer.Run:
+        run = trainer.Run(chosen, digits)
+        done = 0
+
+        def watch(run: trainer.Run) -> None:
+            nonlocal done
+            after_step(run)
+            done += 1
+            if done == steps:
+                raise trainer.Interrupted
+
+        with contextlib.suppress(trainer.Interrupted):
+            trainer.train(run, watch)
+        return run
+
+    return train
