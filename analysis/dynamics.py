@@ -180,7 +180,7 @@ def mask_dynamics(scene: Scene) -> Drawing | None:
     density, gradient, churn = (row[0] for row in axes)
     tasks, epochs = _extent(scene, shown[0])
     for c in shown:
-        marks, ours = look(c).marks, c.bundle == scene.bundles[0]
+        marks, ours = look(c).marks, c.bundle == scene.highlight
         events = _history(scene, c)
         x = [event["x"] for event in events]
         width, order = (2.0, 5) if ours else (1.1, 3)
@@ -234,7 +234,7 @@ def mask_dynamics(scene: Scene) -> Drawing | None:
             [],
             [],
             label=scene.bundle_label(c.bundle),
-            linewidth=2 if c.bundle == scene.bundles[0] else 1.2,
+            linewidth=2 if c.bundle == scene.highlight else 1.2,
             **look(c).marks,
         )
         for c in shown

@@ -102,7 +102,7 @@ def _flops_panel(ax: Axes, scene: Scene, learner: str, buffer: int) -> list[Conf
         line = sorted((c for c in line if c.n), key=lambda c: c.mean("flops_executed"))
         if not line:
             continue
-        front = bundle == scene.bundles[0]
+        front = bundle == scene.highlight
         marks = look(line[0]).marks
         x = [c.mean("flops_executed") for c in line]
         ax.plot(
@@ -284,14 +284,14 @@ def _sparsity_panel(ax: Axes, scene: Scene, learner: str, buffer: int, levels: S
         drawn += line
         if done := sorted((c for c in line if c.n), key=lambda c: c.sparsity):
             lines[bundle] = done
-    rivals = sorted((b for b in lines if b != scene.bundles[0]), key=lambda b: -_average(lines[b]))
-    banded = {scene.bundles[0], *rivals[:1]}
+    rivals = sorted((b for b in lines if b != scene.highlight), key=lambda b: -_average(lines[b]))
+    banded = {scene.highlight, *rivals[:1]}
     for rank, (bundle, line) in enumerate(lines.items()):
         sums = [summary(c, "class_il") for c in line]
         shift = 0.0 if bundle in banded else 0.035 * (rank - len(lines) / 2)
         x = [positions[c.sparsity] + shift for c in line]
         marks = look(line[0]).marks
-        front = bundle == scene.bundles[0]
+        front = bundle == scene.highlight
         ax.plot(
             x,
             [s.mean for s in sums],
@@ -397,7 +397,7 @@ def _task_curve(ax: Axes, scene: Scene, c: Configuration, curves: np.ndarray) ->
     sums = [summarize(list(column)) for column in curves.T]
     x = np.arange(1, len(sums) + 1)
     means = [s.mean for s in sums]
-    reference = scene.bundles and c.bundle == scene.bundles[0]
+    reference = c.bundle == scene.highlight
     context = not c.bundle and c.learner not in scene.learners
     marks = look(c).marks
     color = GREY if context else marks["color"]
@@ -489,7 +489,7 @@ def _matrix_methods(scene: Scene, buffer: int) -> list[list[Configuration]]:
             for c in scene.sparse
             if c.learner == learner and c.buffer == buffer and c.n and abs(c.sparsity - scene.focus) < 1e-9
         ]
-        ours = [c for c in level if c.bundle == scene.bundles[0]]
+        ours = [c for c in level if c.bundle == scene.highlight]
         others = sorted((c for c in level if c not in ours), key=lambda c: -c.mean("class_il"))
         row = [bounds[number] if number < 2 else None, scene.find(learner, 0.0, buffer), *ours[:1], *others[:2]]
         grid.append([c for c in row if c is not None])
@@ -550,7 +550,7 @@ def _bars(scene: Scene, name: str, title: str, metric: str, axis: str, caption: 
         shown = sorted(shown, key=lambda c: -c.mean(metric))
         for place, c in enumerate(shown):
             s, face = summary(c, metric), look(c)
-            ours = bool(scene.bundles) and c.bundle == scene.bundles[0]
+            ours = c.bundle == scene.highlight
             ax.barh(
                 place,
                 s.mean,
@@ -574,7 +574,7 @@ def _bars(scene: Scene, name: str, title: str, metric: str, axis: str, caption: 
         ax.set_yticks(range(len(shown)), [_bar_label(c) for c in shown])
         ax.tick_params(axis="y", labelsize=6.8, length=0)
         for tick, c in zip(ax.get_yticklabels(), shown, strict=True):
-            if scene.bundles and c.bundle == scene.bundles[0]:
+            if c.bundle == scene.highlight:
                 tick.set_fontweight("bold")
         ax.set_ylim(-0.6, len(shown) - 0.4)
         ax.grid(False, axis="y")

@@ -41,11 +41,12 @@ Reader = Callable[[Path], dict]
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells that were asked for: ``plan.json``."""
+    """The cells that were asked for: ``plan.json``. ``reference`` is a method's name, or empty for none."""
 
     path: Path
     name: str
     title: str
+    description: str
     reference: str
     cells: tuple[Mapping[str, Any], ...]
 
@@ -87,9 +88,11 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     if not isinstance(plan, dict) or plan.get("schema") != PLAN_SCHEMA:
         found = plan.get("schema") if isinstance(plan, dict) else type(plan).__name__
         raise UserError(f"{path}: expected a plan with schema '{PLAN_SCHEMA}', found {found!r}")
-    for key in ("name", "reference"):
-        if not isinstance(plan.get(key), str):
-            raise UserError(f"{path}: key '{key}': expected a string, found {plan.get(key)!r}")
+    if not isinstance(plan.get("name"), str):
+        raise UserError(f"{path}: key 'name': expected a string, found {plan.get('name')!r}")
+    for key in ("reference", "title", "description"):
+        if not isinstance(plan.get(key), str | None):
+            raise UserError(f"{path}: key '{key}': expected a string or null, found {plan[key]!r}")
     cells = plan.get("cells")
     if not isinstance(cells, list) or not cells:
         raise UserError(f"{path}: key 'cells': expected a list of at least one cell")
@@ -101,7 +104,8 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
                 first = f"cells[{seen[key]}]"
                 raise UserError(f"{path}: cells[{index}]: the same cell as {first} ({entry['path']})")
             seen[key] = index
-    return Plan(path, plan["name"], plan.get("title") or plan["name"], plan["reference"], tuple(cells))
+    texts = (plan.get("title") or plan["name"], plan.get("description") or "", plan.get("reference") or "")
+    return Plan(path, plan["name"], *texts, tuple(cells))
 
 
 def _json(path: Path) -> Any:

@@ -57,9 +57,14 @@ class Scene:
 
     @functools.cached_property
     def bundles(self) -> list[str]:
-        """Bundles of the sparse methods, SparCL first, then as planned."""
+        """Bundles of the sparse methods, the highlighted one first, then as planned."""
         found = list(dict.fromkeys(c.bundle for c in sorted(self.sparse, key=lambda c: self._planned[c.method])))
-        return sorted(found, key=lambda bundle: bundle != bundle_of(self.results.plan.reference))
+        return sorted(found, key=lambda bundle: bundle != self.highlight)
+
+    @property
+    def highlight(self) -> str:
+        """The bundle that figures bring forward: the reference's, SparCL where the plan names none."""
+        return bundle_of(self.results.plan.reference) or "sparcl"
 
     @functools.cached_property
     def focus(self) -> float:

@@ -173,7 +173,7 @@ def footnote(figure: Figure, text: str) -> None:
     figure.supxlabel(text, fontsize=6.5, color="#555555", x=0.01, ha="left")
 
 
-def encode(figure: Figure) -> dict[str, bytes]:
+def encode(figure: Figure, kinds: Sequence[str] = ("png", "svg", "pdf")) -> dict[str, bytes]:
     """The figure as PNG (200 dpi), SVG and PDF; the bytes depend on the drawing alone, not on date or order."""
     files = {}
     metadata = {
@@ -182,9 +182,9 @@ def encode(figure: Figure) -> dict[str, bytes]:
         "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     }
     with plt.rc_context(RC):
-        for kind, meta in metadata.items():
+        for kind in kinds:
             buffer = io.BytesIO()
-            figure.savefig(buffer, format=kind, dpi=200, metadata=meta, facecolor="white")
+            figure.savefig(buffer, format=kind, dpi=200, metadata=metadata[kind], facecolor="white")
             files[kind] = buffer.getvalue()
     return files
 

@@ -102,6 +102,8 @@ def reference_of(
     policies on the row's own learner (SparCL-ER for RigL-ER). None for the reference itself and where the
     plan has no such cell.
     """
+    if not reference:
+        return None
     wanted = reference
     if same_learner and bundle_of(reference):
         wanted = f"{bundle_of(reference)}-{row.learner}"
@@ -301,7 +303,9 @@ def _comparison(
     streams = len({row.stream for row in rows})
     labels = {c.label for c in pool if c.method == reference}
     text = next(iter(labels), reference)
-    if same_learner and bundle_of(reference):
+    if not reference:
+        text = "the reference (this matrix names none)"
+    elif same_learner and bundle_of(reference):
         text = f"{text.rpartition('-')[0]} on the same learner, buffer and sparsity"
     else:
         text += ", same buffer and sparsity (its lowest sparsity for dense rows)"

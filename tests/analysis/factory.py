@@ -1,7 +1,7 @@
 """A whole plan's worth of synthetic run records, of the documented schema and with plausible numbers.
 
-Nothing is trained: accuracies follow a smooth rule plus seeded noise, so that tests of the tables and figures know
-what they look at. ``write`` lays a folder out as the pipeline would.
+Nothing is trained: accuracies follow a smooth rule plus seeded noise, so that tests of the tables and figures
+know what they look at. ``write`` lays a folder out as the pipeline would.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def matrices(final: float, rng: np.random.Generator, joint: bool) -> tuple[list,
     """Accuracy matrices whose last Class-IL row has the mean ``final``."""
     learned = rng.uniform(94, 99, TASKS)
     last = np.clip(final + np.linspace(-0.5, 0.5, TASKS) * min(30, 2 * (100 - final)), 0, 100)
-    last += final - last.mean()
+    last = np.clip(last + final - last.mean(), 0, 100)
     rows_c: list[list[float | None]] = []
     for t in range(TASKS):
         if joint and t < TASKS - 1:
@@ -280,7 +280,9 @@ def sealed(body: Mapping[str, Any]) -> dict[str, Any]:
     return body | {"checksum": hashlib.sha256(canonical.encode()).hexdigest()}
 
 
-def write(folder: Path, plan_: Mapping[str, Any], skip: Iterable[str] = (), fail: Mapping[str, str] | None = None) -> Path:
+def write(
+    folder: Path, plan_: Mapping[str, Any], skip: Iterable[str] = (), fail: Mapping[str, str] | None = None
+) -> Path:
     """Write the plan and its records; ``skip`` cells get none, ``fail`` cells get a failed.json. Returns the plan's path."""
     skip, fail = set(skip), dict(fail or {})
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,171 @@
+"""What the paper claims, and what this matrix measured, in plain words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from analysis import frames, statistics
+from analysis.frames import Results
+from analysis.statistics import Paired
+from analysis.tables import ALPHA, Configuration, configurations, dense_of, flops_ratio, is_sparse_training
+from analysis.typeset import TIMES, difference, fixed, p_value
+
+BY_TASK_IL = {"regularization", "isolation", "sibling"}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim under test.
+
+    Attributes:
+        claim: what the paper says.
+        answer: what was measured, in a sentence or two.
+        details: one line per comparison behind it.
+    """
+
+    claim: str
+    answer: str
+    details: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A paired comparison with its Holm-corrected p and its verdict."""
+
+    what: str
+    paired: Paired
+    p_holm: float
+
+    @property
+    def verdict(self) -> str:
+        if self.paired.n < 2 or math.isnan(self.p_holm):
+            return "not tested"
+        if self.p_holm >= ALPHA:
+            return "not distinguishable"
+        return "higher" if self.paired.mean > 0 else "lower"
+
+    def line(self) -> str:
+        text = f"{self.what}: {difference(self.paired)} points"
+        return f"{text}, {self.verdict} (p = {p_value(self.p_holm)}, n = {self.paired.n})"
+
+
+def compare_all(pairs: Iterable[tuple[str, Configuration, Configuration]], metric: str) -> list[Comparison]:
+    """Paired differences of ``metric``, first minus second, Holm-corrected over all of them."""
+    found = [(what, statistics.compare(a.seeds(metric), b.seeds(metric))) for what, a, b in pairs]
+    adjusted = statistics.holm([paired.p for _, paired in found])
+    return [Comparison(what, paired, p) for (what, paired), p in zip(found, adjusted, strict=True) if paired.n]
+
+
+def tally(comparisons: Sequence[Comparison]) -> str:
+    """``12 comparisons: higher in 3, lower in 1, not distinguishable in 8``."""
+    verdicts = [c.verdict for c in comparisons]
+    parts = [
+        f"{word} in {verdicts.count(word)}"
+        for word in ("higher", "lower", "not distinguishable", "not tested")
+        if word in verdicts
+    ]
+    return f"{len(verdicts)} comparison{'s' if len(verdicts) != 1 else ''}: {', '.join(parts)}"
+
+
+def _where(c: Configuration) -> str:
+    level = f" at {c.sparsity:.2f}" if c.sparsity else ""
+    return f"{c.label}{level}" + (f", buffer {c.buffer}" if c.buffer else "")
+
+
+def claims(results: Results) -> list[Claim]:
+    """The claims that this matrix can speak to, answered."""
+    pool = [c for c in configurations(frames.main_rows(results.frame)) if not c.setting]
+    ours = [c for c in pool if c.family == "sparcl" and c.n and c.sparsity > 0]
+    answers = [
+        _fewer_flops(ours, pool), _gain(ours, pool), _against_baselines(ours, pool), _beats_finetuning(pool),
+    ]  # fmt: skip
+    return [answer for answer in answers if answer is not None]
+
+
+def _fewer_flops(ours: Sequence[Configuration], pool: Sequence[Configuration]) -> Claim | None:
+    best = {}
+    for ledger in ("flops_paper", "flops_executed"):
+        ratios = [(flops_ratio(c, pool, ledger), c) for c in ours]
+        ratios = [(ratio, c) for ratio, c in ratios if not math.isnan(ratio)]
+        if ratios:
+            best[ledger] = max(ratios, key=lambda pair: pair[0])
+    if "flops_executed" not in best:
+        return None
+    names = {"flops_paper": "by the paper's count", "flops_executed": "by what the runs executed"}
+    texts = [f"{fixed(ratio, 1)}{TIMES} {names[ledger]} ({_where(c)})" for ledger, (ratio, c) in best.items()]
+    details = [
+        f"{_where(c)}: {fixed(flops_ratio(c, pool, 'flops_paper'), 1)}{TIMES} paper, "
+        f"{fixed(flops_ratio(c, pool, 'flops_executed'), 1)}{TIMES} executed"
+        for c in ours
+    ]
+    return Claim(
+        f"Up to 23{TIMES} fewer training FLOPs than the dense method.",
+        f"Measured: up to {' and '.join(texts)}. FLOPs are counted, not timed.",
+        details,
+    )
+
+
+def _gain(ours: Sequence[Configuration], pool: Sequence[Configuration]) -> Claim | None:
+    pairs = [(f"{_where(c)} against {dense.label}", c, dense) for c in ours if (dense := dense_of(c, pool))]
+    found = compare_all(pairs, "class_il")
+    if not found:
+        return None
+    top = max(found, key=lambda c: c.paired.mean)
+    return Claim(
+        "Up to +1.7 points of accuracy over the dense state of the art.",
+        f"Measured, Class-IL, SparCL minus the dense method of the same learner and buffer: {tally(found)}. "
+        f"Largest mean difference: {top.line()}.",
+        [c.line() for c in found],
+    )
+
+
+def _against_baselines(ours: Sequence[Configuration], pool: Sequence[Configuration]) -> Claim | None:
+    rivals = [c for c in pool if c.n and c.sparsity > 0 and is_sparse_training(c) and c.family != "sparcl"]
+    pairs = [
+        (f"{_where(a)} against {b.label}", a, b)
+        for a in ours
+        for b in rivals
+        if (a.stream, a.learner, a.buffer, a.sparsity) == (b.stream, b.learner, b.buffer, b.sparsity)
+    ]
+    found = compare_all(pairs, "class_il")
+    if not found:
+        return None
+    bundles = {what: b.label.removesuffix(f"-{_learner_label(b, pool)}") for what, _, b in pairs}
+    lines = []
+    for bundle in dict.fromkeys(bundles.values()):
+        group = [c for c in found if bundles[c.what] == bundle]
+        if group:
+            mean = sum(c.paired.mean for c in group) / len(group)
+            lines.append(f"{bundle}: {fixed(mean, 2, sign=True)} points on average; {tally(group)}")
+    return Claim(
+        "Better than sparse-training baselines such as RigL and SNIP at the same sparsity.",
+        f"Measured, Class-IL, SparCL minus the baseline on the same learner, buffer and sparsity: {tally(found)}.",
+        [*lines, *(c.line() for c in found)],
+    )
+
+
+def _learner_label(c: Configuration, pool: Sequence[Configuration]) -> str:
+    return next((other.label for other in pool if other.method == c.learner), c.learner)
+
+
+def _beats_finetuning(pool: Sequence[Configuration]) -> Claim | None:
+    bottoms = {c.stream: c for c in pool if c.method == "finetune" and c.n}
+    tested = [c for c in pool if c.n and c.stream in bottoms and c.method not in ("finetune", "joint")]
+    found: list[tuple[Configuration, str, Comparison]] = []
+    for metric in ("class_il", "task_il"):
+        chosen = [c for c in tested if (metric == "task_il") == (c.family in BY_TASK_IL or c.task_il_only)]
+        by_name = {_where(c): c for c in chosen}
+        for comparison in compare_all(((name, c, bottoms[c.stream]) for name, c in by_name.items()), metric):
+            found.append((by_name[comparison.what], metric, comparison))
+    if not found:
+        return None
+    comparisons = [comparison for _, _, comparison in found]
+    exceptions = [f"{c.what} ({c.verdict})" for c in comparisons if c.verdict != "higher"]
+    tail = f" Not shown to be higher: {'; '.join(exceptions)}." if exceptions else ""
+    return Claim(
+        "Every method beats fine-tuning (Class-IL for replay methods, Task-IL for the others).",
+        f"Measured against fine-tuning on the same seeds: {tally(comparisons)}.{tail}",
+        [f"{'Class-IL' if metric == 'class_il' else 'Task-IL'}, {c.line()}" for _, metric, c in found],
+    )
