@@ -34,7 +34,7 @@ def digits() -> streams.Stream:
     return streams.load("split-digits", None, {})
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def toy_run() -> Callable[..., SimpleNamespace]:
     """Return a maker of what a policy sees of a run: masks over the given weights, a clock, notes and payments."""
 
@@ -51,7 +51,7 @@ def toy_run() -> Callable[..., SimpleNamespace]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_cell() -> Callable[..., cell.Cell]:
     """Return a maker of cells that run in a fraction of a second."""
 
@@ -64,7 +64,7 @@ def small_cell() -> Callable[..., cell.Cell]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_steps(digits: streams.Stream) -> Callable[..., trainer.Run]:
     """Return a function that makes a run of a cell and trains it, to its end or for a number of steps."""
 

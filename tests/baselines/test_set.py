@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -98,4 +99,4 @@ def test_a_run_keeps_its_counts_and_takes_its_steps(small_cell, run_steps) -> No
 
     run = run_steps(chosen, after_step=watch)
     assert [(u["epoch"], u["step"]) for u in run.mask_history if u["task"] == 1] == [(0, 2), (1, 0), (1, 3)]
-    assert all(not torch.equal(a, b) for a, b in zip(stem, stem[1:], strict=False))
+    assert all(not torch.equal(a, b) for a, b in pairwise(stem))
