@@ -1,0 +1,319 @@
+"""Matrix configs: what they expand to, and what is said about bad ones."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparcl import cell, cli, matrix, strict_yaml
+from sparcl.errors import UserError
+
+CONFIGS = sorted((Path(__file__).parents[2] / "workflow/config").glob("*.yaml"))
+SMALL = {
+    "name": "small",
+    "title": "Small",
+    "stream": "split-digits",
+    "seeds": 2,
+    "groups": {"one": {"methods": ["er"], "buffers": [20]}},
+}
+
+
+def changed(**changes) -> dict:
+    return SMALL | changes
+
+
+def paths(config: dict) -> list[str]:
+    return [entry.path for entry in matrix.from_dict(config).cells]
+
+
+def problems(config: object) -> list[str]:
+    with pytest.raises(matrix.MatrixError) as caught:
+        matrix.from_dict(config)
+    assert all("\n" not in line and line.startswith("config: ") for line in caught.value.problems)
+    return [line.removeprefix("config: ") for line in caught.value.problems]
+
+
+def test_lists_are_crossed_with_seeds_innermost() -> None:
+    group = {"methods": ["sparcl-er", "sparcl-derpp"], "buffers": [20, 50], "sparsities": [0.75, 0.9]}
+    found = paths(changed(groups={"one": group}))
+    assert len(found) == 2 * 2 * 2 * 2
+    assert found[:3] == [
+        "split-digits/sparcl-er/s0.75/b20/seed0",
+        "split-digits/sparcl-er/s0.75/b20/seed1",
+        "split-digits/sparcl-er/s0.75/b50/seed0",
+    ]
+
+
+def test_what_a_method_does_not_have_is_not_crossed() -> None:
+    group = {"methods": ["finetune", "er", "static-er"], "buffers": [20, 50], "sparsities": [0.75, 0.9]}
+    found = paths(changed(seeds=1, groups={"one": group}))
+    assert found == [
+        "split-digits/finetune/s0.00/b0/seed0",
+        "split-digits/er/s0.00/b20/seed0",
+        "split-digits/er/s0.00/b50/seed0",
+        "split-digits/static-er/s0.75/b20/seed0",
+        "split-digits/static-er/s0.75/b50/seed0",
+        "split-digits/static-er/s0.90/b20/seed0",
+        "split-digits/static-er/s0.90/b50/seed0",
+    ]
+
+
+def test_a_cell_of_two_groups_runs_once_and_carries_both_names() -> None:
+    sweep = {"methods": ["sparcl-er"], "buffers": [20], "sparsities": [0.75], "set": {"ddr.proportion": [0.1, 0.3]}}
+    plain = {"methods": ["sparcl-er"], "buffers": [20], "sparsities": [0.75]}
+    plan = matrix.from_dict(changed(seeds=[3], groups={"plain": plain, "sweep": sweep})).plan()
+    assert [(entry["path"], entry["groups"]) for entry in plan["cells"]] == [
+        ("split-digits/sparcl-er/s0.75/b20/seed3", ["plain", "sweep"]),  # 0.3 is the default
+        ("split-digits/sparcl-er/s0.75/b20/ddr.proportion=0.1/seed3", ["sweep"]),
+    ]
+
+
+def test_plan_holds_cells_that_can_be_made_again() -> None:
+    plan = matrix.from_dict(yaml.safe_load(CONFIGS[0].read_text())).plan()
+    for entry in plan["cells"][:5]:
+        again = cell.from_dict(json.loads(json.dumps(entry["cell"])))
+        assert again.path == entry["path"]
+    assert len({entry["identity"] for entry in plan["cells"]}) == len(plan["cells"])
+
+
+def test_exclusions() -> None:
+    group = {"methods": ["er", "static-er"], "buffers": [20, 50], "sparsities": [0.75, 0.9]}
+    config = changed(seeds=1, groups={"one": group}, exclude=[{"method": "static-*", "sparsity": 0.9}, {"buffer": 50}])
+    assert paths(config) == ["split-digits/er/s0.00/b20/seed0", "split-digits/static-er/s0.75/b20/seed0"]
+
+
+def test_defaults_reach_the_cells_and_a_groups_own_go_before() -> None:
+    groups = {
+        "one": {"methods": ["er"], "buffers": [20], "defaults": {"epochs": 3}},
+        "two": {"methods": ["tdm-er"], "buffers": [20], "sparsities": [0.5]},
+    }
+    defaults = {"epochs": 2, "width": 8, "params": {"tdm.interval": 2}}
+    first, second = matrix.from_dict(changed(seeds=1, defaults=defaults, groups=groups)).cells
+    assert (first.epochs, first.width) == (3, 8)
+    assert (second.epochs, second.width, second.params["tdm.interval"]) == (2, 8, 2)
+    assert "tdm.interval" not in first.params
+
+
+def test_patterns_name_every_method_that_matches() -> None:
+    found = paths(changed(seeds=1, groups={"one": {"methods": ["*-er"], "buffers": [20], "sparsities": [0.5]}}))
+    assert "split-digits/sparcl-er/s0.50/b20/seed0" in found
+    assert all("-er/" in path for path in found)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"name": "../up"}, "name: expected a name of letters"),
+        ({"name": "/etc"}, "name: expected a name of letters"),
+        ({"name": "a;rm -rf b"}, "name: expected a name of letters"),
+        ({"name": "a..b"}, "name: expected a name of letters"),
+        ({"title": "two\nlines"}, "title: expected one line of text"),
+        ({"seeds": 0}, "seeds: expected a count from 1 to 1000, or a list of different seeds, got 0"),
+        ({"seeds": [1, 1]}, "seeds: expected a count"),
+        ({"seeds": "5"}, "seeds: expected a count"),
+        ({"seeds": True}, "seeds: expected a count"),
+        ({"sedes": 3}, "sedes: unknown key (did you mean 'seeds'?)"),
+        ({"stream": "split-digit"}, "stream: unknown name 'split-digit' (did you mean 'split-digits'?)"),
+        ({"reference": "derpp"}, "reference: expected a method of this matrix, got 'derpp'"),
+        ({"groups": {}}, "groups: expected a mapping of group names to groups, got {}"),
+        ({"groups": {"a b": {"methods": ["er"]}}}, "groups: expected a name of letters"),
+        ({"groups": {"one": {"methods": []}}}, "groups.one.methods: expected a list of different methods, got []"),
+        ({"groups": {"one": {"buffers": [2]}}}, "groups.one.methods: missing, expected a list"),
+        ({"groups": {"one": {"methods": ["err"], "buffers": [2]}}}, "groups.one.methods[0]: method: unknown name 'err'"),
+        ({"groups": {"one": {"methods": ["q*"]}}}, "groups.one.methods[0]: no method matches 'q*'"),
+        ({"groups": {"one": {"methods": ["er"], "buffers": [0]}}}, "groups.one: buffer: er replays from memory"),
+        ({"groups": {"one": {"methods": ["er"], "buffers": [2.5]}}}, "groups.one.buffers[0]: expected a whole number"),
+        ({"groups": {"one": {"methods": ["tdm-er"], "sparsities": [1.2]}}}, "groups.one.sparsities[0]: expected a number"),
+        ({"groups": {"one": {"methods": ["tdm-er"], "sparsities": [-0.1]}}}, "groups.one.sparsities[0]: expected a"),
+        ({"groups": {"one": {"methods": ["er"], "buffers": [2], "set": {"ddr.proportion": [0.1]}}}},
+         "groups.one: ddr.proportion: unknown parameter of er"),
+        ({"groups": {"one": {"methods": ["er"], "set": {"../x": [1]}}}}, "groups.one.set: expected component.key"),
+        ({"defaults": {"epochs": 0}}, "defaults.epochs: expected a whole number of at least 1, got 0"),
+        ({"defaults": {"model": "resnet88"}}, "defaults.model: unknown name 'resnet88' (did you mean 'resnet8'?)"),
+        ({"defaults": {"params": {"tmd.interval": 1}}}, "groups.one: defaults.params.tmd.interval: unknown parameter"),
+        ({"exclude": [{"method": "derpp"}]}, "exclude[0].method: expected a method of this matrix, got 'derpp'"),
+        ({"exclude": [{"group": "two"}]}, "exclude[0].group: unknown group 'two'"),
+        ({"exclude": [{"buffer": 21}]}, "exclude[0]: matches no cell"),
+        ({"exclude": [{"method": "er"}]}, "groups: no cell is left"),
+        ({"hyperparameters": "../secret.yaml"}, "hyperparameters: expected a relative file name"),
+        ({"hyperparameters": "/etc/passwd"}, "hyperparameters: expected a relative file name"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_named_in_one_line(change: dict, expected: str) -> None:
+    found = problems(changed(**change))
+    assert len(found) == 1
+    assert found[0].startswith(expected)
+
+
+def test_all_problems_are_reported() -> None:
+    config = changed(name="", seeds=-1, stream=3, groups={"one": {"metods": ["er"]}})
+    assert [line.partition(":")[0] for line in problems(config)] == [
+        "groups.one.metods",
+        "groups.one.methods",
+        "name",
+        "seeds",
+        "stream",
+    ]
+
+
+@pytest.mark.parametrize("config", [None, [], "text", 3, {}])
+def test_a_file_without_a_mapping(config: object) -> None:
+    assert problems(config)
+
+
+def test_a_matrix_of_too_many_cells() -> None:
+    group = {"methods": ["*"], "buffers": list(range(1, 1000)), "sparsities": [n / 1000 for n in range(1, 1000)]}
+    assert problems(changed(groups={"one": group})) == ["groups.one: expected at most 100000 cells in all"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: 1\na: 2\n", "line 2: expected plain YAML: key 'a' stands twice"),
+        ("a: !!python/object/apply:os.system [id]\n", "expected plain YAML: could not determine a constructor"),
+        ("a: [1, 2\n", "expected plain YAML: expected ',' or ']'"),
+        ("a: .nan\n", "a: expected a finite number, got nan"),
+        ("a: {b: [.inf]}\n", "a.b[0]: expected a finite number, got inf"),
+        ("1: a\n", "line 1: expected plain YAML: expected a text as key"),
+        ("a: &x {k: 1}\nb: {<<: *x}\n", "line 2: expected plain YAML: expected a text as key"),
+        ("a: &x [*x]\n", "expected plain YAML: found"),
+        ("a: !!binary aGVsbG8=\n", "a: expected plain data, got a bytes"),
+        ("a: \x00\n", "expected plain YAML"),
+        ("[" * 5000, "expected plain YAML"),
+        ("- " * 40 + "1", "expected at most 32 levels"),
+        ("x: " + "9" * 5000, "expected plain YAML"),
+        ("a: 1\n---\nb: 2\n", "expected plain YAML: but found another document"),
+    ],
+)
+def test_yaml_that_is_refused(text: str, expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        strict_yaml.parse(text, "file")
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_alias_bomb_is_counted_not_expanded() -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 20)]
+    with pytest.raises(UserError, match="expected at most 50000 values"):
+        strict_yaml.parse("\n".join(lines), "file")
+
+
+def test_dates_stay_text() -> None:
+    assert strict_yaml.parse("a: 2020-01-01", "file") == {"a": "2020-01-01"}
+
+
+def test_large_files_and_missing_files(tmp_path: Path) -> None:
+    large = tmp_path / "large.yaml"
+    large.write_text("a: " + "x" * (1 << 20))
+    for path, expected in [(large, "expected a file of at most"), (tmp_path, "expected a YAML file that can be read")]:
+        with pytest.raises(UserError, match=expected):
+            strict_yaml.load(path)
+    with pytest.raises(UserError, match="expected a YAML file that can be read"):
+        strict_yaml.load(tmp_path / "none.yaml")
+
+
+def test_schema_is_valid_and_describes_every_key() -> None:
+    schema = json.loads(matrix.SCHEMA_FILE.read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+
+    def visit(part: object, where: str) -> None:
+        if isinstance(part, dict):
+            if part.get("type") == "object":
+                assert "additionalProperties" in part, where
+            for key, entry in part.get("properties", {}).items():
+                target = schema["$defs"][entry["$ref"].rpartition("/")[2]] if "$ref" in entry else {}
+                assert "description" in entry or "description" in target, f"{where}.{key}"
+                assert "expected" in entry or "expected" in target, f"{where}.{key}"
+            for key, entry in part.items():
+                visit(entry, f"{where}.{key}")
+
+    visit(schema, "schema")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configs_are_good(path: Path) -> None:
+    loaded = matrix.load(path)
+    assert loaded.name.endswith(path.stem)
+    reference = loaded.config["reference"]
+    assert any(entry.method == reference for entry in loaded.cells)
+
+
+def test_default_matrix_holds_what_the_tables_need() -> None:
+    loaded = matrix.load(next(path for path in CONFIGS if path.stem == "split-digits"))
+    cells = {(c.method, c.sparsity, c.buffer, c.seed) for c in loaded.cells}
+    for base in ("er", "derpp"):
+        for method in ("sparcl", "static", "magnitude", "gmp", "snip", "set", "rigl", "rigl-erk"):
+            for sparsity in (0.75, 0.90, 0.95):
+                for buffer in (20, 50):
+                    assert {(f"{method}-{base}", sparsity, buffer, seed) for seed in range(5)} <= cells
+    groups = {group for names in loaded.groups for group in names}
+    assert {"ablation", "ddr-proportion", "ddr-cutoff", "dgm-sparsity"} <= groups
+
+
+def test_plan_command_writes_once_and_estimates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "small.yaml"
+    config.write_text(yaml.safe_dump(changed(defaults={"epochs": 2})))
+    assert cli.main(["plan", "--config", str(config), "--results", str(tmp_path / "results")]) == 0
+    target = tmp_path / "results/small/plan.json"
+    plan, written = json.loads(target.read_text()), target.stat().st_mtime_ns
+    assert "to run: 2 of 2" in capsys.readouterr().out
+    for entry, seconds in zip(plan["cells"], (30.0, 90.0), strict=True):
+        folder = tmp_path / "results/small/runs" / entry["path"]
+        folder.mkdir(parents=True)
+        identity = entry["identity"] if seconds < 60 else "0" * 64
+        record = {"identity": identity, "measured": {"wall_seconds": seconds}}
+        (folder / "record.json").write_text(json.dumps(record))
+    assert cli.main(["plan", "--config", str(config), "--results", str(tmp_path / "results")]) == 0
+    output = capsys.readouterr().out
+    assert target.stat().st_mtime_ns == written
+    assert "to run: 1 of 2 (1 out of date)" in output
+    assert "estimated: 60 s of one core, by 2 measured cells" in output
+
+
+def test_bad_config_ends_with_status_2_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "bad.yaml"
+    config.write_text(yaml.safe_dump(changed(seeds=0, stream="split-digit")))
+    assert cli.main(["plan", "--config", str(config), "--results", str(tmp_path / "results")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"error: {config}: seeds: expected a count from 1 to 1000, or a list of different seeds, got 0"]
+    assert list(tmp_path.iterdir()) == [config]
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+keys = st.sampled_from([*json.loads(matrix.SCHEMA_FILE.read_text())["properties"], "one", "methods", "set", ""])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(keys, plain, max_size=4))
+def test_any_change_of_a_good_config_gives_cells_or_lines(changes: dict) -> None:
+    try:
+        loaded = matrix.from_dict(SMALL | changes)
+    except UserError as error:
+        assert "\n" not in str(error)
+    else:
+        assert loaded.cells
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=60) | st.text(max_size=60))
+def test_any_text_is_read_or_refused(raw: bytes | str) -> None:
+    try:
+        data = strict_yaml.parse(raw, "file")
+    except UserError as error:
+        assert "\n" not in str(error)
+    else:
+        assert not isinstance(data, float) or math.isfinite(data)
