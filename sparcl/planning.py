@@ -62,12 +62,13 @@ def planned(cell: Cell) -> Planned:
     book, parts = Ledger(costs), Parts(cell)
     sizes = [sum(info.train_sizes)] if parts.learner.offline else list(info.train_sizes)
     tests = sum(info.test_sizes)
-    approximate, seen = False, 0
+    approximate, seen = _draws_may_fall_short(cell, parts), 0
     start_counts = parts.sparsity.planned_counts(container, 0.0, Clock(tasks=len(sizes), epochs=cell.epochs))
     if start_counts is not None:
         book.forward(ledger.EVALUATION, tests)
     for task, size in enumerate(sizes):
         remaining = size
+        parts.learner.plan_begin_task(book, cell, task, size)
         book.set_frozen(_frozen(parts, model, Clock(task, len(sizes), 0, cell.epochs)))
         nominal = parts.protocol.steps(size, cell.batch_size)
         scored = parts.sparsity.planned_saliency(task, size, cell.batch_size)
@@ -80,7 +81,7 @@ def planned(cell: Cell) -> Planned:
                 clock = Clock(task, len(sizes), epoch, cell.epochs, step, steps, epoch * nominal + step,
                               cell.epochs * nominal)  # fmt: skip
                 images = min(cell.batch_size, remaining - step * cell.batch_size)
-                past = _replayed(cell, parts, task, seen)
+                past = parts.learner.planned_replay(cell, parts.protocol, task, seen)
                 approximate |= _plan_step(book, cell, parts, container, clock, images, past)
                 seen += images
             clock = Clock(task, len(sizes), epoch, cell.epochs, 0, steps)
@@ -88,6 +89,7 @@ def planned(cell: Cell) -> Planned:
         end = Clock(
             task, len(sizes), cell.epochs, cell.epochs, 0, nominal, cell.epochs * nominal, cell.epochs * nominal
         )
+        parts.learner.plan_end_task(book, cell, task, size)
         _plan_evaluation(book, cell, parts, container, end, info)
     return Planned(book.as_record(), paper_ledger(cell, info, costs), dense_ledger(cell, info, costs), approximate)
 
@@ -111,12 +113,6 @@ def _plan_evaluation(
         if shown is not None:
             book.set_weight_counts(shown)
         book.forward(ledger.EVALUATION, images)
-
-
-def _replayed(cell: Cell, parts: Parts, task: int, seen: int) -> int:
-    if not parts.learner.uses_memory or (task == 0 and parts.protocol.replay_start == "second-task"):
-        return 0
-    return parts.learner.replay_batches * min(cell.batch_size, cell.buffer, seen)
 
 
 def _plan_step(
@@ -151,7 +147,7 @@ def dense_ledger(cell: Cell, info: StreamInfo, costs: Sequence[LayerCost]) -> di
     for task, size in enumerate(sizes):
         for _ in range(cell.epochs):
             for step in range(parts.protocol.steps(size, cell.batch_size)):
-                replayed += _replayed(cell, parts, task, presented)
+                replayed += parts.learner.planned_replay(cell, parts.protocol, task, presented)
                 presented += min(cell.batch_size, size - step * cell.batch_size)
     return {"training": ledger.dense_flops(costs, presented, replayed)}
 

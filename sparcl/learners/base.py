@@ -10,6 +10,9 @@ from torch import Tensor
 from sparcl.policies import Component
 
 if TYPE_CHECKING:
+    from sparcl.cell import Cell
+    from sparcl.ledger import Ledger
+    from sparcl.protocol import Protocol
     from sparcl.trainer import Batch, Run
 
 Replay = tuple[Tensor, Tensor, Tensor]
@@ -74,6 +77,19 @@ class Learner(Component):
     def predict(self, run: Run, images: Tensor) -> Tensor:
         """Return evaluation scores (N, classes) for normalized ``images``; the model is in eval mode."""
         return run.model(images)
+
+    # -- plan: the same calls on a ledger that a run makes, without one ----------------------------------------------
+    def planned_replay(self, cell: Cell, protocol: Protocol, task: int, seen: int) -> int:
+        """Return how many images :meth:`replay` gives to a step of ``task`` after ``seen`` images of the stream."""
+        if not self.uses_memory or (task == 0 and protocol.replay_start == "second-task"):
+            return 0
+        return self.replay_batches * min(cell.batch_size, cell.buffer, seen)
+
+    def plan_begin_task(self, book: Ledger, cell: Cell, task: int, size: int) -> None:
+        """Write on ``book`` what :meth:`begin_task` computes for a task of ``size`` training images."""
+
+    def plan_end_task(self, book: Ledger, cell: Cell, task: int, size: int) -> None:
+        """Write on ``book`` what :meth:`end_task` computes."""
 
 
 def stream_loss(run: Run, logits: Tensor, labels: Tensor) -> Tensor:
