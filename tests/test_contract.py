@@ -1,0 +1,227 @@
+"""What every registered method promises, plug-ins included; a new method is covered as soon as it registers.
+
+After every step: exact counts as planned, masked weights and their momentum exactly 0, learning weights among the
+existing ones. Evaluation leaves training alone. The same seed gives the same run, another seed another one. A run
+continues from a checkpoint bit for bit. All methods of a seed see the same data order and the same initial weights.
+The planned ledger is the executed one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sparcl import checkpoint, methods, planning, streams, trainer
+from sparcl.cell import Cell
+from sparcl.masks import keep_count
+
+NAMES = methods.names()
+MIDDLE = 17
+VOLATILE = {"results/seconds/train", "results/seconds/evaluation", "results/resumed"}
+
+
+def is_usual(name: str) -> bool:
+    """Every learner and every method of its own, and every bundle once: on DER++, or on the first learner it takes."""
+    bundle = name.rpartition("-")[0]
+    takes = [learner for learner in methods.learners() if f"{bundle}-{learner}" in NAMES]
+    return not takes or name == f"{bundle}-{'derpp' if 'derpp' in takes else takes[0]}"
+
+
+CASES = [pytest.param(name, marks=() if is_usual(name) else pytest.mark.slow) for name in NAMES]
+
+
+@pytest.fixture(scope="module")
+def contract_cell(small_cell) -> Callable[..., Cell]:
+    """Cells in which every interval is short enough to happen, with momentum where the method allows it."""
+
+    def make(name: str, seed: int = 0) -> Cell:
+        known = methods.get(name).parameters()
+        params: dict[str, Any] = {k: 3 for k, p in known.items() if k.endswith(".interval") and p.default > 5}
+        if "dgm.sparsity" not in known:
+            params["protocol.momentum"] = 0.5
+        return small_cell(name, seed=seed, params=params)
+
+    return make
+
+
+def flat(state: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of a nested state by path."""
+    if isinstance(state, Mapping):
+        children = {str(key): value for key, value in state.items()}
+    elif isinstance(state, (list, tuple)):
+        children = {str(index): value for index, value in enumerate(state)}
+    else:
+        return {prefix: state.clone() if isinstance(state, Tensor) else state}
+    found: dict[str, Any] = {}
+    for key, value in children.items():
+        found |= flat(value, f"{prefix}/{key}" if prefix else key)
+    return found
+
+
+def differences(a: Any, b: Any, ignore: Callable[[str], bool] = lambda path: False) -> list[str]:
+    """Return the paths at which two states differ, by bits."""
+    first, second = flat(a), flat(b)
+    paths = [p for p in first.keys() | second.keys() if p not in VOLATILE and not ignore(p)]
+
+    def same(path: str) -> bool:
+        if path not in first or path not in second:
+            return False
+        x, y = first[path], second[path]
+        if isinstance(x, Tensor):
+            return isinstance(y, Tensor) and x.dtype == y.dtype and torch.equal(x, y)
+        return type(x) is type(y) and x == y
+
+    return sorted(path for path in paths if not same(path))
+
+
+def global_generators() -> tuple[bytes, Any, bytes]:
+    numpy_state = np.random.get_state()
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), numpy_state[1].tobytes()
+
+
+def check_step(run: trainer.Run) -> None:
+    """Check masks, weights, momentum and counts after a step."""
+    planned = run.sparsity.planned_counts(run.masks, run.cell.sparsity, run.clock)
+    counts, learning = run.masks.counts(), run.masks.gradient_counts()
+    for name, weight in run.masks.parameters.items():
+        mask = run.masks.weight[name]
+        assert int(mask.sum()) == counts[name], f"{name}: counts() is stale"
+        assert not weight.detach()[~mask].any(), f"{name}: a masked weight is not 0"
+        momentum = run.optimizer.state.get(weight, {}).get("momentum_buffer")
+        assert momentum is None or not momentum[~mask].any(), f"{name}: the momentum of a masked weight is not 0"
+        if run.masks.gradient is not None:
+            assert not (run.masks.gradient[name] & ~mask).any(), f"{name}: a weight learns that does not exist"
+            assert int(run.masks.gradient[name].sum()) == learning[name]
+    if planned is None:
+        assert sum(counts.values()) == keep_count(run.masks.size(), run.cell.sparsity)
+        return
+    assert counts == planned
+    may_learn = run.sparsity.planned_learning(run.masks, counts, run.cell.sparsity, run.clock)
+    assert learning == run.gradient.planned_counts(run.masks, may_learn, run.clock)
+
+
+def check_method(chosen: Cell, stream: streams.Stream, folder: Any) -> None:
+    """Check everything that one method promises under one seed."""
+    path, steps = folder / "state.ckpt", 0
+    generators = global_generators()
+
+    # A whole run, saved in the middle.
+    def watch(run: trainer.Run) -> None:
+        nonlocal steps
+        steps += 1
+        check_step(run)
+        if steps == MIDDLE:
+            checkpoint.save(path, "contract", run.state())
+
+    whole = trainer.Run(chosen, stream)
+    trainer.train(whole, watch)
+    assert steps > MIDDLE
+    assert global_generators() == generators, "a global random generator was used"
+    plan = planning.planned(chosen)
+    if not plan.approximate:
+        assert plan.executed == whole.ledger.as_record()
+
+    # The same again, up to the middle, where it is evaluated: the state is what was saved there.
+    again = trainer.Run(chosen, stream)
+    steps = 0
+
+    def stop(run: trainer.Run) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == MIDDLE:
+            modes = [module.training for module in run.model.modules()]
+            first = trainer.evaluate(run, run.info.classes)
+            assert trainer.evaluate(run, run.info.classes) == first
+            assert [module.training for module in run.model.modules()] == modes
+            raise trainer.Interrupted
+
+    with pytest.raises(trainer.Interrupted):
+        trainer.train(again, stop)
+    saved = checkpoint.load(path, "contract")
+    assert differences(again.state(), saved, lambda p: p.startswith("ledger/")) == []
+
+    # From the checkpoint on, in a new process's place: the end is the same, bit for bit.
+    rest = trainer.Run(chosen, stream)
+    rest.load(saved)
+    trainer.train(rest, check_step)
+    assert differences(rest.state(), whole.state()) == []
+    assert rest.ledger.as_record() == whole.ledger.as_record()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_method(name: str, contract_cell, digits, tmp_path) -> None:
+    check_method(contract_cell(name), digits, tmp_path)
+
+
+def beginning(chosen: Cell, stream: streams.Stream) -> tuple[dict[str, Tensor], list[trainer.Batch]]:
+    """Return a run's initial weights and the batches of its first epoch."""
+    run = trainer.Run(chosen, stream)
+    weights = {name: value.clone() for name, value in run.model.state_dict().items()}
+    run.phase = run.phases[0]
+    run.enter_phase()
+    run.clock = run.clock_at(0)
+    return weights, list(trainer.batches(run))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_seeds(name: str, contract_cell, digits) -> None:
+    """Another seed: other weights and order. Another method: the same, but for parameters of its own."""
+    weights, batches = beginning(contract_cell(name, seed=1), digits)
+    other_weights, other_batches = beginning(contract_cell(name, seed=2), digits)
+    assert not torch.equal(weights["conv1.weight"], other_weights["conv1.weight"])
+    assert not torch.equal(batches[0].positions, other_batches[0].positions)
+    common_weights, common_batches = beginning(contract_cell("finetune", seed=1), digits)
+    assert common_weights.keys() & weights.keys()
+    for key in common_weights.keys() & weights.keys():
+        assert torch.equal(weights[key], common_weights[key]), key
+    if methods.get(name).learner == "joint":
+        return
+    for batch, common in zip(batches, common_batches, strict=True):
+        assert torch.equal(batch.positions, common.positions)
+        assert torch.equal(batch.images, common.images)
+        assert torch.equal(batch.labels, common.labels)
+
+
+# -- the contract notices what it is there to notice -------------------------------------------------------------------
+def unmask(run: trainer.Run) -> None:
+    """Give a masked weight a value."""
+    name, weight = next(iter(run.masks.parameters.items()))
+    with torch.no_grad():
+        weight[~run.masks.weight[name]] = 1e-30
+
+
+def lose_one(run: trainer.Run) -> None:
+    """Drop one weight too many."""
+    name, mask = next(iter(run.masks.weight.items()))
+    smaller = mask.clone().flatten()
+    smaller[smaller.nonzero()[0]] = False
+    run.masks.replace({name: smaller.reshape(mask.shape)})
+
+
+def draw_globally(run: trainer.Run) -> None:
+    """Draw from the process's generator."""
+    torch.rand(1)
+
+
+def forget(run: trainer.Run) -> None:
+    """Let what happens depend on something that no state holds."""
+    calls = run.__dict__.setdefault("calls", [])
+    calls.append(1)
+    run.model.head.bias.data[0] += len(calls) * 1e-3
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "message"),
+    [(unmask, "a masked weight is not 0"), (lose_one, "assert"), (draw_globally, "global random"), (forget, "assert")],
+)
+def test_a_broken_method_fails(sabotage, message, contract_cell, digits, tmp_path, monkeypatch) -> None:
+    cls = methods.policies()["static"]
+    monkeypatch.setattr(cls, "after_step", lambda self, run: sabotage(run))
+    with pytest.raises(AssertionError, match=message):
+        check_method(contract_cell("static-er"), digits, tmp_path)
