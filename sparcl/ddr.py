@@ -3,8 +3,9 @@
 Within a task, training samples are scored by how often they were misclassified during the current stage (``interval``
 epochs). At the end of each of the first ``cutoff`` stages the samples that were misclassified least, the easiest ones,
 leave the task: ``proportion / cutoff`` of its original training set each time, ``proportion`` in all. Counts start
-again after each removal; ties are broken by the run's own generator. The memory is untouched, and removed samples do
-not come back in the task.
+again after each removal; ties are broken by the run's own generator. Removed samples come back neither in the task nor
+through its replayed batches; the memory itself is untouched, so later tasks replay them (``replays_removed: true``
+replays them in the task too, as the released code does).
 
 A prediction is the largest logit among the task's classes, the form in which the stream's loss is taken;
 ``prediction: all`` looks at all classes, as the released code does. ``criterion: forgetting`` counts forgetting events
@@ -39,6 +40,7 @@ class DDR(DataPolicy):
         "cutoff": Parameter(4, "stages at whose end samples are removed", low=1),
         "interval": Parameter(5, "epochs of a stage", low=1),
         "criterion": Parameter("misclassification", "what is counted", choices=("misclassification", "forgetting")),
+        "replays_removed": Parameter(False, "replay removed samples that the memory holds within their task too"),
         "prediction": Parameter("task", "classes among which a prediction is made", choices=("task", "all")),
     }
 

@@ -34,6 +34,7 @@ class ReservoirMemory:
         self.labels = torch.zeros(capacity, dtype=torch.int64, device=device)
         self.logits = torch.zeros((capacity, classes), dtype=torch.float32, device=device)
         self.tasks = torch.zeros(capacity, dtype=torch.int64, device=device)
+        self.positions = torch.full((capacity,), -1, dtype=torch.int64, device=device)
 
     def __len__(self) -> int:
         return min(self.seen, self.capacity)
@@ -50,8 +51,16 @@ class ReservoirMemory:
         return {slot: row for row, slot in enumerate(chosen) if slot < self.capacity}
 
     @torch.no_grad()
-    def add(self, images: Tensor, labels: Tensor, logits: Tensor, task: int, generator: torch.Generator) -> None:
-        """Present a batch: images (N, C, H, W) uint8, labels (N,), logits (N, classes)."""
+    def add(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        logits: Tensor,
+        task: int,
+        generator: torch.Generator,
+        positions: Tensor | None = None,
+    ) -> None:
+        """Present a batch: images (N, C, H, W) uint8, labels (N,), logits (N, classes), positions in the task (N,)."""
         places = self.slots(len(images), generator)
         self.seen += len(images)
         if not places:
@@ -63,19 +72,24 @@ class ReservoirMemory:
         self.labels[slots] = labels[rows]
         self.logits[slots] = logits[rows].float()
         self.tasks[slots] = task
+        self.positions[slots] = -1 if positions is None else positions[rows]
 
-    def draw(self, count: int, generator: torch.Generator) -> ReplayBatch:
-        """Draw ``min(count, len(self))`` samples uniformly, without replacement within the draw."""
-        chosen = torch.randperm(len(self), generator=generator)[:count].to(self.images.device)
+    def draw(self, count: int, generator: torch.Generator, allowed: Tensor | None = None) -> ReplayBatch:
+        """Draw up to ``count`` samples uniformly, without replacement within the draw.
+
+        ``allowed`` is a bool mask of the slots (capacity,) that may be drawn; all filled ones by default.
+        """
+        order = torch.randperm(len(self), generator=generator).to(self.images.device)
+        chosen = (order if allowed is None else order[allowed[order]])[:count]
         return ReplayBatch(self.images[chosen], self.labels[chosen], self.logits[chosen], self.tasks[chosen])
 
     def state(self) -> dict[str, Any]:
         return {
             "seen": self.seen, "images": self.images, "labels": self.labels, "logits": self.logits,
-            "tasks": self.tasks,
+            "tasks": self.tasks, "positions": self.positions,
         }  # fmt: skip
 
     def load(self, state: Mapping[str, Any]) -> None:
         self.seen = state["seen"]
-        for name in ("images", "labels", "logits", "tasks"):
+        for name in ("images", "labels", "logits", "tasks", "positions"):
             getattr(self, name).copy_(state[name])

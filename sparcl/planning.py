@@ -2,7 +2,8 @@
 
 :func:`planned` walks through the tasks, epochs and steps of a cell and makes the calls on a
 :class:`sparcl.ledger.Ledger` that a run would make, with the counts that the policies plan. Where data decide how many
-weights a layer keeps (SNIP with global scope), the layers are planned with equal sparsity and ``approximate`` says so.
+weights a layer keeps (SNIP with global scope), the layers are planned with equal sparsity; where removed samples may
+leave fewer in memory than a replayed batch asks for, full batches are planned. ``approximate`` says so in both cases.
 """
 
 from __future__ import annotations
@@ -113,6 +114,14 @@ def _plan_evaluation(
         if shown is not None:
             book.set_weight_counts(shown)
         book.forward(ledger.EVALUATION, images)
+
+
+def _draws_may_fall_short(cell: Cell, parts: Parts) -> bool:
+    """Return whether removed samples may leave fewer in a small memory than a replayed batch asks for."""
+    removes = any(
+        parts.data.planned_removals(1000, Clock(epoch=epoch, epochs=cell.epochs)) for epoch in range(cell.epochs)
+    )
+    return removes and parts.learner.uses_memory and not parts.data.replays_removed and cell.buffer <= cell.batch_size
 
 
 def _plan_step(

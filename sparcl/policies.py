@@ -232,6 +232,9 @@ class GradientPolicy(Policy):
 class DataPolicy(Policy):
     """Which samples of the task stay. The default keeps all of them."""
 
+    replays_removed: ClassVar[bool] = False
+    """Whether a removed sample that the memory holds may still be replayed during its task."""
+
     def observe(self, run: Run, positions: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Called after each step with the batch's positions in the task (N,), its logits (N, C), labels (N,)."""
 

@@ -108,9 +108,16 @@ class Run:
 
     def draw_replay(self) -> Replay:
         """Draw one replayed batch of the stream batch's nominal size: augmented afresh and normalized."""
-        drawn = self.memory.draw(self.cell.batch_size, self.generator("replay"))
+        drawn = self.memory.draw(self.cell.batch_size, self.generator("replay"), self._drawable())
         draws = augment.draw(len(drawn.images), self.info, self.generator("replay-augment"))
         return self.network_input(drawn.images, draws), drawn.labels, drawn.logits
+
+    def _drawable(self) -> Tensor | None:
+        """Return which memory slots may be replayed: not those of samples that this task's data policy removed."""
+        if not self.removed[-1] or self.data.replays_removed:
+            return None
+        here = (self.memory.tasks == self.phase.index) & (self.memory.positions >= 0)
+        return ~here | self.present[torch.where(here, self.memory.positions, 0)]
 
     def network_input(self, images: Tensor, draws: Tensor | None = None) -> Tensor:
         """Return uint8 ``images`` (N, C, H, W), augmented by ``draws`` if given, as the model's input."""
