@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 
 class Rehearsal(Learner):
-    """Draws ``replay_batches`` independent batches from a reservoir memory."""
+    """Draws ``replay_batches`` independent batches from a reservoir memory.
+
+    A step has no replay while the memory is empty or holds nothing but samples that the task has removed.
+    """
 
     uses_memory = True
     replay_batches = 1
@@ -36,7 +39,8 @@ class Rehearsal(Learner):
     def replay(self, run: Run) -> list[Replay]:
         if len(run.memory) == 0 or (run.phase.index == 0 and run.protocol.replay_start == "second-task"):
             return []
-        return [run.draw_replay() for _ in range(self.replay_batches)]
+        replays = [run.draw_replay() for _ in range(self.replay_batches)]
+        return replays if len(replays[0][1]) else []
 
 
 @learner("er", "ER")
