@@ -205,7 +205,7 @@ class Isolation(SparsityPolicy):
             run.ledger.set_weight_counts(run.masks.counts())
 
     # -- plan and checkpoint ---------------------------------------------------------------------------------------
-    def planned_frozen(self, model: Classifier, clock: Clock) -> set[str]:
+    def planned_frozen(self, model: Classifier, sparsity: float, clock: Clock) -> set[str]:
         return dense_layers(model) if clock.task else set()
 
     def paper_flops(self, cell: Cell, costs: Sequence[LayerCost], sizes: Sequence[int]) -> float:

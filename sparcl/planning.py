@@ -70,7 +70,7 @@ def planned(cell: Cell) -> Planned:
     for task, size in enumerate(sizes):
         remaining = size
         parts.learner.plan_begin_task(book, cell, task, size)
-        book.set_frozen(_frozen(parts, model, Clock(task, len(sizes), 0, cell.epochs)))
+        book.set_frozen(_frozen(parts, model, cell.sparsity, Clock(task, len(sizes), 0, cell.epochs)))
         nominal = parts.protocol.steps(size, cell.batch_size)
         scored = parts.sparsity.planned_saliency(task, size, cell.batch_size)
         if cell.sparsity and scored:
@@ -95,8 +95,9 @@ def planned(cell: Cell) -> Planned:
     return Planned(book.as_record(), paper_ledger(cell, info, costs), dense_ledger(cell, info, costs), approximate)
 
 
-def _frozen(parts: Parts, model: models.Classifier, clock: Clock) -> set[str]:
-    return set().union(*(part.planned_frozen(model, clock) for part in (parts.learner, parts.sparsity, parts.gradient)))
+def _frozen(parts: Parts, model: models.Classifier, sparsity: float, clock: Clock) -> set[str]:
+    components = (parts.learner, parts.sparsity, parts.gradient)
+    return set().union(*(part.planned_frozen(model, sparsity, clock) for part in components))
 
 
 def _plan_evaluation(

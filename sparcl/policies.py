@@ -132,7 +132,7 @@ class Component:
     def resume(self, run: Run) -> None:
         """Called once after a checkpoint was loaded: set again what no state holds (frozen parameters, modes)."""
 
-    def planned_frozen(self, model: Classifier, clock: Clock) -> set[str]:
+    def planned_frozen(self, model: Classifier, sparsity: float, clock: Clock) -> set[str]:
         """Return the names of the convolution and linear weights that are not trained during ``clock.task``."""
         return set()
 
