@@ -77,6 +77,7 @@ class DGM(GradientPolicy):
             count = min(masks.keep_count(exists.numel(), self.sparsity), run.masks.counts()[name])
             chosen[name] = masks.top_k(score, count, run.generator("gradient-mask"), among=exists)
         run.masks.restrict_gradients(chosen)
+        run.note_gradients()
         run.pay_gradients("gradient_refresh", at="weights")
 
     def _importance(self, gradients: Mapping[str, Tensor]) -> Tensor:

@@ -147,6 +147,15 @@ class Run:
             }
         )  # fmt: skip
 
+    def note_gradients(self) -> None:
+        """Write the density of a new gradient mask into the record: into this epoch's update, or on its own."""
+        clock, last = self.clock, self.mask_history[-1] if self.mask_history else None
+        density = self.masks.gradient_density()
+        if last is not None and (last["task"], last["epoch"]) == (clock.task, clock.epoch):
+            last["gradient_density"] = density
+        elif last is None or last["gradient_density"] != density:
+            self.note_update(pruned=0, grown=0)
+
     def sync_ledger(self) -> None:
         """Tell the ledger how many weights exist and learn, if that has changed."""
         if self._ledger_version != self.masks.version:
