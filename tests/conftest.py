@@ -45,6 +45,7 @@ def toy_run() -> Callable[..., SimpleNamespace]:
         generators: dict[str, torch.Generator] = {}
         run.generator = lambda name: generators.setdefault(name, seeding.generator(0, name))
         run.note_update = lambda pruned, grown: run.updates.append((pruned, grown))
+        run.note_gradients = lambda: None
         run.pay_gradients = lambda line, at: run.paid.append((line, at))
         return run
 

@@ -363,11 +363,7 @@ def test_paper_sparsity_per_layer(cifar):
 
 
 def test_data_fractions():
-    assert (
-        ledger.ramp_fraction(0.30, 20, 50)
-        == pytest.approx((20 * 0.85 + 30 * 0.70) / 50)
-        == pytest.approx(0.76)
-    )
+    assert ledger.ramp_fraction(0.30, 20, 50) == pytest.approx((20 * 0.85 + 30 * 0.70) / 50) == pytest.approx(0.76)
     assert ledger.staircase_fraction(0.30, 4, 5, 50) == pytest.approx(0.775)
     assert ledger.staircase_fraction(0.30, 3, 5, 50) == pytest.approx(0.76)
     assert ledger.ramp_fraction(0.30, 40, 20) == pytest.approx(0.925)  # ends half way down, at 0.85

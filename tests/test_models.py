@@ -68,9 +68,7 @@ def test_initialization_is_pytorchs_own(name):
     torch.manual_seed(11)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            twin = nn.Conv2d(
-                module.in_channels, module.out_channels, module.kernel_size, bias=module.bias is not None
-            )
+            twin = nn.Conv2d(module.in_channels, module.out_channels, module.kernel_size, bias=module.bias is not None)
         elif isinstance(module, nn.Linear):
             twin = nn.Linear(module.in_features, module.out_features)
         else:
