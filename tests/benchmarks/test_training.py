@@ -1,0 +1,114 @@
+"""How long the parts of a run take, each group against a reference in the same run.
+
+    python -m pytest tests/benchmarks --benchmark-enable --benchmark-group-by=group
+
+The numbers in parentheses are ratios to the fastest of the group; there are no absolute bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from sparcl import cell, environment, ledger, masks, models, streams, tdm, trainer
+from sparcl.streams import augment
+
+METHODS = ["derpp", "static-derpp", "gmp-derpp", "snip-derpp", "set-derpp", "rigl-derpp", "tdm-derpp", "sparcl-derpp"]
+
+
+def running(method: str) -> tuple[trainer.Run, Iterator[trainer.Batch]]:
+    """Return a run in the middle of its second task, where replay is on, and an endless supply of its batches."""
+    chosen = cell.make("split-digits", method, 0.9 if "-" in method else 0.0, 50, 0)
+    environment.prepare(chosen)
+    run = trainer.Run(chosen, streams.load(chosen.stream, None, {}))
+
+    class Reached(Exception):
+        pass
+
+    def stop(run: trainer.Run) -> None:
+        if run.clock.task == 1 and run.clock.step == 1:
+            raise Reached
+
+    with pytest.raises(Reached):
+        trainer.train(run, stop)
+    clock = run.clock
+
+    def supply() -> Iterator[trainer.Batch]:
+        while True:
+            run.clock = clock
+            yield from trainer.batches(run)
+
+    return run, supply()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.benchmark(group="training step, DER++ on Split-Digits, sparsity 0.90 (derpp: dense)")
+def test_training_step(benchmark: Callable, method: str) -> None:
+    run, batches = running(method)
+    benchmark(lambda: trainer.step(run, next(batches)))
+
+
+@pytest.fixture(scope="module")
+def resnet18() -> masks.MaskSet:
+    model = models.build("resnet18", 64, 10, (3, 32, 32), torch.Generator().manual_seed(0))
+    weights = dict(model.named_parameters())
+    return masks.MaskSet({name: weights[name] for name in models.maskable(model)})
+
+
+@pytest.mark.benchmark(group="mask update, largest layer of ResNet-18 (2.4 M weights)")
+@pytest.mark.parametrize("part", ["importance", "top-k", "random growth", "torch.sort (reference)"])
+def test_mask_update(benchmark: Callable, resnet18: masks.MaskSet, part: str) -> None:
+    weight = resnet18.parameters["layer4.1.conv2.weight"].detach()
+    gradient, generator = torch.randn_like(weight), torch.Generator().manual_seed(0)
+    free = torch.rand_like(weight) > 0.1
+    parts = {
+        "importance": lambda: tdm.importance(weight, gradient, gradient, 0.5, 1.0),
+        "top-k": lambda: masks.top_k(weight.abs(), weight.numel() // 10, generator),
+        "random growth": lambda: masks.random_k(free, weight.numel() // 100, generator),
+        "torch.sort (reference)": lambda: weight.abs().reshape(-1).sort(),
+    }
+    benchmark(parts[part])
+
+
+@pytest.mark.benchmark(group="augmentation of 32 CIFAR-10 images")
+@pytest.mark.parametrize("part", ["draw", "apply", "normalize", "image by image (reference)"])
+def test_augmentation(benchmark: Callable, part: str) -> None:
+    info = streams.describe("split-cifar10", {})
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (32, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    draws = augment.draw(32, info, generator)
+
+    def one_by_one() -> list[torch.Tensor]:
+        padded = torch.nn.functional.pad(images, (info.pad,) * 4)
+        crops = [padded[i, :, dy : dy + 32, dx : dx + 32] for i, (dy, dx, _) in enumerate(draws.tolist())]
+        return [crop.flip(-1) if flip else crop for crop, flip in zip(crops, draws[:, 2].tolist(), strict=True)]
+
+    parts = {
+        "draw": lambda: augment.draw(32, info, generator),
+        "apply": lambda: augment.apply(images, draws, info),
+        "normalize": lambda: augment.normalize(images, info),
+        "image by image (reference)": one_by_one,
+    }
+    benchmark(parts[part])
+
+
+@pytest.mark.benchmark(group="ledger of a ResNet-18 (against one multiplication by its masks)")
+@pytest.mark.parametrize("part", ["entries of a step", "counts change", "projection (reference)"])
+def test_ledger(benchmark: Callable, resnet18: masks.MaskSet, part: str) -> None:
+    model = models.build("resnet18", 64, 10, (3, 32, 32), torch.Generator().manual_seed(0))
+    book = ledger.Ledger(ledger.layer_costs(model, (3, 32, 32)))
+    counts = masks.allocate(resnet18.shapes, 0.9)
+    generator = torch.Generator().manual_seed(0)
+    resnet18.adopt(masks.at_random(resnet18.parameters, counts, generator))
+
+    def step() -> None:
+        book.forward("stream", 32)
+        book.backward("stream", 32)
+
+    def change() -> None:
+        step()
+        book.set_weight_counts(counts)
+
+    benchmark({"entries of a step": step, "counts change": change, "projection (reference)": resnet18.project}[part])
