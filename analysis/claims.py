@@ -23,11 +23,13 @@ class Claim:
         claim: what the paper says.
         answer: what was measured, in a sentence or two.
         details: one line per comparison behind it.
+        highlights: lines that belong to the answer itself.
     """
 
     claim: str
     answer: str
     details: Sequence[str] = ()
+    highlights: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,8 @@ def _against_baselines(ours: Sequence[Configuration], pool: Sequence[Configurati
     return Claim(
         "Better than sparse-training baselines such as RigL and SNIP at the same sparsity.",
         f"Measured, Class-IL, SparCL minus the baseline on the same learner, buffer and sparsity: {tally(found)}.",
-        [*lines, *(c.line() for c in found)],
+        [c.line() for c in found],
+        lines,
     )
 
 

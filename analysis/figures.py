@@ -56,7 +56,7 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
 
 def accuracy_vs_flops(scene: Scene) -> Drawing | None:
     """Class-IL against executed training FLOPs, with the Pareto front."""
-    if not scene.sparse:
+    if not any(c.n for c in scene.sparse):
         return None
     rows, columns = scene.learners, scene.buffers
     figure, axes = style.subplots(len(rows), len(columns), 3.6 * len(columns) + 2.0, 2.7 * len(rows) + 0.9, sharex=True)
@@ -247,7 +247,7 @@ def _wrapped(text: str, width: int) -> str:
 # -- accuracy against sparsity
 def accuracy_vs_sparsity(scene: Scene) -> Drawing | None:
     """Class-IL against sparsity, with 95 % bands."""
-    levels = sorted({c.sparsity for c in scene.sparse})
+    levels = sorted({c.sparsity for c in scene.sparse if c.n})
     if len(levels) < 2:
         return None
     rows, columns = scene.learners, scene.buffers

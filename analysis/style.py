@@ -182,6 +182,9 @@ def encode(figure: Figure, kinds: Sequence[str] = ("png", "svg", "pdf")) -> dict
         "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     }
     with plt.rc_context(RC):
+        for _ in range(2):  # the layout is solved here, once for all formats: each save would move it a little
+            figure.draw_without_rendering()
+        figure.set_layout_engine("none")
         for kind in kinds:
             buffer = io.BytesIO()
             figure.savefig(buffer, format=kind, dpi=200, metadata=metadata[kind], facecolor="white")

@@ -341,11 +341,12 @@ def _width(table: Table, column: Column) -> int:
 
 # -- HTML
 def to_html(table: Table) -> str:
-    """A fragment: ``<table>`` with sortable values in ``data-value``, notes, and what is missing."""
+    """A fragment: ``<table>`` in a scrolling box with sortable values in ``data-value``, notes, and what is missing."""
     escape = html_module.escape
     columns = table.printed
+    tall = " tall" if len(table.rows) > 40 else ""
     parts = [
-        f'<table class="sortable" id="table-{escape(table.name)}">',
+        f'<div class="scroll{tall}"><table class="sortable" id="table-{escape(table.name)}">',
         f"<caption>{escape(table.title)}</caption>",
     ]
     heads = "".join(
@@ -362,10 +363,10 @@ def to_html(table: Table) -> str:
             text, bold = printed(column, value)
             shown = _html_power(text) if column.kind == "flops" else escape(text)
             shown = f"<b>{shown}</b>" if bold else shown
-            kind = "text" if column.kind == "text" else "number"
+            kind = "number" if column.kind != "text" else "text long" if len(text) > 36 else "text"
             cells.append(f'<td class="{kind}" data-value="{escape(_sort_key(value))}">{shown}</td>')
         parts.append(f"<tr{' class=block' if opens else ''}>{''.join(cells)}</tr>")
-    parts.append("</tbody></table>")
+    parts.append("</tbody></table></div>")
     parts += [f'<p class="note">{escape(note)}</p>' for note in table.notes]
     if table.missing:
         items = "".join(f"<li>{escape(line)}</li>" for line in table.missing)

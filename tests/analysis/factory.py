@@ -199,7 +199,8 @@ def record(item: Mapping[str, Any], variant: str = "") -> dict[str, Any]:
     if bundle.startswith("rigl"):
         lines["dense_gradient"] = {"forward": 0, "input_gradient": 0, "weight_gradient": int(unit * 0.05)}
     training = sum(sum(kinds.values()) for kinds in lines.values())
-    lines["evaluation"] = {"forward": int(2 * MACS * TEST * TASKS * density), "input_gradient": 0, "weight_gradient": 0}
+    evaluated = int(2 * MACS * TEST * TASKS * density)
+    lines["evaluation"] = {"forward": evaluated, "input_gradient": 0, "weight_gradient": 0}
     epochs = cell_["epochs"]
     history = []
     dynamic = policies.get("sparsity") in ("tdm", "set", "rigl", "gmp")
@@ -221,7 +222,8 @@ def record(item: Mapping[str, Any], variant: str = "") -> dict[str, Any]:
     metrics = {
         "class_il": float(np.mean(rows_c[-1])), "task_il": float(np.mean(rows_t[-1])),
         "forgetting_class_il": forgetting(rows_c, True), "forgetting_task_il": forgetting(rows_t, True),
-        "forgetting_class_il_mammoth": forgetting(rows_c, False), "forgetting_task_il_mammoth": forgetting(rows_t, False),
+        "forgetting_class_il_mammoth": forgetting(rows_c, False),
+        "forgetting_task_il_mammoth": forgetting(rows_t, False),
         "bwt_class_il": None if joint else float(np.mean([rows_c[-1][k] - rows_c[k][k] for k in range(TASKS - 1)])),
         "bwt_task_il": None if joint else float(np.mean([rows_t[-1][k] - rows_t[k][k] for k in range(TASKS - 1)])),
         "fwt_task_il": None if joint else 1.0,
@@ -283,7 +285,7 @@ def sealed(body: Mapping[str, Any]) -> dict[str, Any]:
 def write(
     folder: Path, plan_: Mapping[str, Any], skip: Iterable[str] = (), fail: Mapping[str, str] | None = None
 ) -> Path:
-    """Write the plan and its records; ``skip`` cells get none, ``fail`` cells get a failed.json. Returns the plan's path."""
+    """Write plan and records; ``skip`` cells get none, ``fail`` cells a failed.json. Returns the plan's path."""
     skip, fail = set(skip), dict(fail or {})
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "plan.json").write_text(json.dumps(plan_))

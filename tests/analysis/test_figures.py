@@ -1,0 +1,173 @@
+"""Figures: what they plot, that they come out the same again, and that they say what they lack."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import factory
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis import dynamics, figures, frames, style
+from analysis.scene import Scene
+
+
+@pytest.fixture(scope="module")
+def scene(matrix):
+    return Scene(matrix, "split-digits")
+
+
+@pytest.fixture
+def draw(matrix):
+    made = []
+
+    def run(name, results=matrix):
+        drawing = figures.draw(results, name)
+        if drawing is not None:
+            made.append(drawing.figure)
+        return drawing
+
+    yield run
+    for figure in made:
+        style.close(figure)
+
+
+@pytest.mark.parametrize("name", list(figures.FIGURES))
+def test_every_figure_is_drawn(draw, name):
+    drawing = draw(name)
+    assert drawing.caption.endswith(".")
+    assert drawing.missing == ()
+    assert b"<svg" in style.encode(drawing.figure, ["svg"])["svg"][:1000]
+    width, height = drawing.figure.get_size_inches()
+    assert width > height  # landscape
+    panels = [ax for ax in drawing.figure.axes if ax.axison and ax.get_label() != "<colorbar>"]
+    assert any(ax.get_xlabel() for ax in panels)
+    assert any(ax.get_ylabel() or ax.get_yticklabels() for ax in panels)
+
+
+@pytest.mark.parametrize("name", ["ddr_cutoff", "mask_dynamics"])
+def test_files_depend_on_the_data_alone(draw, name):
+    first, second = (style.encode(draw(name).figure) for _ in range(2))
+    assert first == second
+    assert first["png"].startswith(b"\x89PNG")
+    assert first["pdf"].startswith(b"%PDF")
+    assert b"dc:date" not in first["svg"]
+    assert b"CreationDate" not in first["pdf"]
+
+
+def test_a_method_looks_the_same_everywhere():
+    assert style.of("sparcl", "derpp") == style.of("sparcl", "derpp")
+    assert style.of("my-new-thing", "er") == style.of("my-new-thing", "er")
+    assert style.of("sparcl", "er").color == style.of("sparcl", "derpp").color
+    assert style.of("sparcl", "er").hollow != style.of("sparcl", "derpp").hollow
+
+
+def test_looks_differ_in_grey_by_marker():
+    looks = [
+        style.of(bundle, "derpp")
+        for bundle in ("sparcl", "static", "magnitude", "gmp", "snip", "set", "rigl", "rigl-erk")
+    ]
+    assert len({look.marker for look in looks}) == len({look.color for look in looks}) == len(looks)
+
+
+def test_pareto_front():
+    points = [(1, 50), (2, 60), (3, 55), (4, 70), (2, 58), (5, 70)]
+    assert figures.pareto(points) == [0, 1, 3]
+    assert figures.pareto([]) == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=8))
+def test_pareto_by_definition(points):
+    front = {points[i] for i in figures.pareto(points)}
+    expected = {
+        p for p in points
+        if not any((q[0] <= p[0] and q[1] >= p[1]) and q != p for q in points)
+    }  # fmt: skip
+    assert front == expected
+
+
+@given(st.lists(st.floats(0, 100), max_size=10), st.floats(0.5, 5))
+def test_spread_keeps_order_and_gap(positions, gap):
+    placed = style.spread(positions, gap)
+    order = sorted(range(len(positions)), key=lambda i: positions[i])
+    for a, b in itertools.pairwise(order):
+        assert placed[b] - placed[a] >= gap - 1e-6
+    if all(b - a >= gap for a, b in itertools.pairwise(sorted(positions))):
+        assert placed == pytest.approx(positions)
+
+
+def test_running_average_by_hand(scene):
+    c = scene.find("derpp", 0.0, 50)
+    curves = figures.running_average(scene, c)
+    matrix = scene.results.records[c.done.path.iloc[1]]["results"]["accuracy"]["class_il"]
+    assert curves.shape == (3, 5)
+    assert curves[1, 0] == matrix[0][0]
+    assert curves[1, 2] == pytest.approx(np.mean(matrix[2][:3]))
+
+
+def test_line_flops_add_up_to_training(scene):
+    for c in scene.sparse:
+        assert sum(dynamics.line_flops(scene, c).values()) == pytest.approx(c.mean("flops_executed"))
+
+
+def test_flops_figure_plots_the_means(draw, scene):
+    drawing = draw("accuracy_vs_flops")
+    drawn = {
+        (round(float(x), 3), round(float(y), 6))
+        for ax in drawing.figure.axes
+        for line in ax.get_lines()
+        for x, y in zip(*line.get_data(), strict=True)
+    }
+    for c in scene.sparse:
+        assert (round(c.mean("flops_executed"), 3), round(c.mean("class_il"), 6)) in drawn
+    assert all(ax.get_xscale() == "log" for ax in drawing.figure.axes)
+
+
+def test_mask_history_is_placed_in_epochs(tmp_path):
+    entry = factory.entry(factory.cell("rigl-derpp", 0.9, 50, 0))
+    record = factory.record(entry)
+    event = {"density": 0.1, "gradient_density": 0.1, "pruned": 1, "grown": 1, "churn": 0.1}
+    record["results"]["masks"]["history"] = [event | {"task": 1, "epoch": 3, "step": 9}]
+    file = factory.write(tmp_path, factory.plan([entry]))
+    (file.parent / "runs" / entry["path"] / "record.json").write_text(json.dumps(factory.sealed(record)))
+    results = frames.collect(file)
+    scene = Scene(results, "split-digits")
+    # 10 epochs a task, 18 steps of 16 images an epoch (288 images)
+    assert dynamics._history(scene, scene.pool[0])[0]["x"] == pytest.approx(10 + 3 + 9 / 18)
+
+
+def test_what_does_not_apply_is_not_drawn(tmp_path, draw):
+    plan = factory.plan([factory.entry(factory.cell("er", 0.0, 50, seed)) for seed in range(2)])
+    results = frames.collect(factory.write(tmp_path, plan))
+    drawn = [name for name in figures.names(results) if draw(name, results) is not None]
+    assert drawn == ["accuracy_per_task", "accuracy_matrices", "forgetting_bars", "flops_breakdown"]
+
+
+def test_nothing_finished_draws_nothing(tmp_path, draw):
+    plan = factory.default_plan(seeds=1, buffers=(50,), more=False)
+    results = frames.collect(factory.write(tmp_path, plan, skip=[cell["path"] for cell in plan["cells"]]))
+    assert [name for name in figures.names(results) if draw(name, results) is not None] == []
+
+
+def test_figures_say_what_they_lack(tmp_path, draw):
+    plan = factory.default_plan(seeds=2, buffers=(50,), more=False)
+    gone = "split-digits/rigl-derpp/s0.90/b50/seed1"
+    results = frames.collect(factory.write(tmp_path, plan, skip=[gone]))
+    drawing = draw("accuracy_vs_sparsity", results)
+    assert drawing.missing == ("split-digits/rigl-derpp/s0.90/b50: seed 1: not run",)
+    texts = [text.get_text() for text in drawing.figure.findobj(lambda item: hasattr(item, "get_text"))]
+    assert any("Missing: split-digits/rigl-derpp" in text for text in texts)
+
+
+def test_two_streams_have_their_own_figures(tmp_path, draw):
+    entries = [
+        factory.entry(factory.cell("er", 0.0, 50, 0, stream=stream)) for stream in ("split-digits", "split-cifar10")
+    ]
+    results = frames.collect(factory.write(tmp_path, factory.plan(entries)))
+    assert "forgetting_bars-split-cifar10" in figures.names(results)
+    assert "Split-CIFAR-10" in draw("forgetting_bars-split-cifar10", results).caption
+    with pytest.raises(KeyError):
+        figures.draw(results, "forgetting_bars")

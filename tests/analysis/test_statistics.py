@@ -1,0 +1,181 @@
+"""Statistics against SciPy, statsmodels, and numbers worked out by hand."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from analysis import statistics
+
+A = [78.0, 80.0, 79.0, 82.0, 81.0]
+B = [76.0, 79.5, 77.0, 79.0, 80.5]
+NAN = float("nan")
+samples = st.lists(st.floats(0, 100).map(lambda v: round(v, 3)), min_size=2, max_size=8)
+
+
+def seeded(values):
+    return dict(enumerate(values))
+
+
+def test_summary_by_hand():
+    # mean 80; deviations -2, 0, -1, 2, 1; sum of squares 10; sd sqrt(10/4); t(0.975, 4) = 2.776445
+    found = statistics.summarize(A)
+    assert found.n == 5
+    assert found.mean == 80
+    assert found.sd == pytest.approx(math.sqrt(2.5))
+    half = 2.7764451052 * math.sqrt(2.5) / math.sqrt(5)
+    assert (found.ci_low, found.ci_high) == pytest.approx((80 - half, 80 + half))
+
+
+def test_summary_of_few_values():
+    assert statistics.summarize([]).n == 0
+    one = statistics.summarize([NAN, 3.0])
+    assert (one.n, one.mean) == (1, 3.0)
+    assert math.isnan(one.sd)
+    assert math.isnan(one.ci_low)
+
+
+@given(samples)
+def test_interval_agrees_with_scipy(values):
+    found = statistics.summarize(values)
+    if found.sd > 0:
+        low, high = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
+        assert (found.ci_low, found.ci_high) == pytest.approx((low, high))
+
+
+def test_bootstrap_agrees_with_scipy_and_repeats():
+    expected = stats.bootstrap(
+        (np.array(A),), np.mean, method="BCa", n_resamples=statistics.BOOTSTRAP_RESAMPLES,
+        rng=np.random.default_rng(statistics.BOOTSTRAP_SEED),
+    ).confidence_interval  # fmt: skip
+    assert statistics.bootstrap_interval(A) == (expected.low, expected.high)
+    assert statistics.bootstrap_interval(A) == statistics.bootstrap_interval(A)
+
+
+def test_bootstrap_where_it_does_not_fit():
+    assert all(math.isnan(end) for end in statistics.bootstrap_interval(A[:4]))
+    assert statistics.bootstrap_interval([7.0] * 6) == (7.0, 7.0)
+
+
+def test_paired_by_hand():
+    # differences 2, 0.5, 2, 3, 0.5: mean 1.6; deviations 0.4, -1.1, 0.4, 1.4, -1.1; squares sum 4.7
+    found = statistics.compare(seeded(A), seeded(B))
+    sd = math.sqrt(4.7 / 4)
+    assert found.n == 5
+    assert found.mean == pytest.approx(1.6)
+    assert found.sd == pytest.approx(sd)
+    assert found.t == pytest.approx(1.6 / (sd / math.sqrt(5)))
+    assert found.cohen_dz == pytest.approx(1.6 / sd)
+    # all five differences are positive: of 32 sign patterns only all-plus and all-minus are as extreme
+    assert found.p_permutation == 2 / 32
+
+
+@given(samples, samples)
+def test_paired_agrees_with_scipy(a, b):
+    n = min(len(a), len(b))
+    found = statistics.compare(seeded(a[:n]), seeded(b[:n]))
+    if found.sd > 1e-9:
+        expected = stats.ttest_rel(a[:n], b[:n])
+        assert found.t == pytest.approx(expected.statistic)
+        assert found.p == pytest.approx(expected.pvalue, rel=1e-6, abs=1e-12)
+        low, high = expected.confidence_interval(0.95)
+        assert (found.ci_low, found.ci_high) == pytest.approx((low, high))
+
+
+def test_only_shared_seeds_are_compared():
+    found = statistics.compare({1: 5.0, 2: 6.0, 3: NAN, 9: 100.0}, {2: 4.0, 1: 4.0, 3: 1.0, 8: 0.0})
+    assert (found.n, found.mean) == (2, 1.5)
+    assert statistics.compare({1: 1.0}, {2: 1.0}).n == 0
+    single = statistics.compare({1: 3.0}, {1: 1.0})
+    assert single.mean == 2
+    assert math.isnan(single.p)
+
+
+def test_constant_differences_as_in_scipy():
+    same = statistics.compare(seeded(A), seeded(A))
+    assert (same.p, same.mean, same.hedges_gz) == (1.0, 0.0, 0.0)
+    shifted = statistics.compare(seeded([v + 0.1 for v in A]), seeded(A))
+    assert shifted.p == 0.0
+    assert shifted.t == math.inf
+
+
+@given(st.lists(st.floats(-10, 10).map(lambda v: round(v, 2)), min_size=5, max_size=7))
+@settings(max_examples=30)
+def test_sign_flip_by_enumeration(differences):
+    observed = abs(sum(differences))
+    patterns = list(itertools.product([1, -1], repeat=len(differences)))
+    extreme = sum(abs(sum(s * d for s, d in zip(p, differences, strict=True))) >= observed - 1e-9 for p in patterns)
+    assert statistics.sign_flip_p(differences) == pytest.approx(extreme / len(patterns))
+
+
+def test_sign_flip_agrees_with_scipy():
+    differences = [1.0, -0.3, 0.8, 2.0, 0.4, -0.1, 0.9]
+    expected = stats.permutation_test(
+        (np.array(differences), np.zeros(7)), lambda x, y, axis: np.mean(x - y, axis=axis),
+        permutation_type="samples", n_resamples=np.inf, vectorized=True,
+    ).pvalue  # fmt: skip
+    assert statistics.sign_flip_p(differences) == pytest.approx(expected)
+
+
+def test_sign_flip_is_not_reported_for_few_seeds():
+    assert math.isnan(statistics.sign_flip_p([1.0, 2.0, 3.0, 4.0]))
+
+
+def test_sign_flip_of_many_values_is_random_but_repeats():
+    differences = list(np.random.default_rng(0).normal(1.0, 1, 30))
+    p = statistics.sign_flip_p(differences)
+    assert p == statistics.sign_flip_p(differences)
+    assert p == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, abs=0.002)
+
+
+def test_holm_by_hand():
+    # sorted 0.01, 0.02, 0.03, 0.04 times 4, 3, 2, 1 = 0.04, 0.06, 0.06, 0.04; running maximum
+    assert statistics.holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_holm_agrees_with_statsmodels(p_values):
+    assert statistics.holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
+
+
+def test_holm_does_not_count_what_was_not_tested():
+    found = statistics.holm([0.02, NAN, 0.03])
+    assert found[0] == pytest.approx(0.04)
+    assert math.isnan(found[1])
+    assert found[2] == pytest.approx(0.04)
+
+
+def test_hedges_correction():
+    # the usual approximation 1 - 3 / (4 df - 1) is good to a few parts in a thousand from 4 degrees on
+    for degrees in (4, 9, 19):
+        assert statistics.hedges_correction(degrees) == pytest.approx(1 - 3 / (4 * degrees - 1), rel=3e-3)
+    # J(2) = Gamma(1) / Gamma(1/2) = 1 / sqrt(pi)
+    assert statistics.hedges_correction(2) == pytest.approx(1 / math.sqrt(math.pi))
+    assert math.isnan(statistics.hedges_correction(1))
+
+
+def test_ties_with_the_best():
+    rows = {
+        "best": seeded([90, 91, 92, 93, 94]),
+        "same": seeded([90.2, 90.5, 92.1, 92.6, 93.9]),
+        "worse": seeded([80, 81.1, 82.2, 82.9, 84.1]),
+    }
+    assert statistics.best_with_ties(rows) == {"best", "same"}
+    assert statistics.best_with_ties(rows, higher_is_better=False) == {"worse"}
+
+
+def test_no_tie_is_claimed_without_a_test():
+    assert statistics.best_with_ties({"a": {0: 90.0}, "b": {0: 89.9}}) == {"a"}
+    assert statistics.best_with_ties({"a": {0: 90.0, 1: 91.0}, "b": {2: 90.0, 3: 90.9}}) == {"a"}
+    assert statistics.best_with_ties({"a": {}, "b": {0: NAN}}) == set()
+
+
+def test_equal_means_share_first_place():
+    assert statistics.best_with_ties({"a": {0: 1.0}, "b": {0: 1.0}, "c": {0: 0.0}}) == {"a", "b"}
