@@ -70,9 +70,13 @@ def run_steps(digits: streams.Stream) -> Callable[..., trainer.Run]:
     """Return a function that makes a run of a cell and trains it, to its end or for a number of steps."""
 
     def train(
-        chosen: cell.Cell, steps: int | None = None, after_step: Callable[[trainer.Run], None] = lambda run: None
+        chosen: cell.Cell,
+        steps: int | None = None,
+        after_step: Callable[[trainer.Run], None] = lambda run: None,
+        prepare: Callable[[trainer.Run], None] = lambda run: None,
     ) -> trainer.Run:
         run = trainer.Run(chosen, digits)
+        prepare(run)
         done = 0
 
         def watch(run: trainer.Run) -> None:

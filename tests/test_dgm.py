@@ -108,6 +108,6 @@ def test_a_run_lets_the_most_important_learn_and_nothing_else_move(name, small_c
                 assert set(learns.flatten().nonzero().flatten().tolist()) == expected
 
     monkeypatch.setattr(trainer, "backward", watched)
-    run_steps(chosen, 30, after)
+    run_steps(chosen, 30, after, prepare=float64.compute_in)
     assert refreshed >= 15
     assert moved > 0

@@ -181,7 +181,7 @@ def test_a_run_removes_the_least_important(learner: str, schedule: str, small_ce
 
     def checked(self, run, prune_to, grow_to):
         for name, weight in run.masks.parameters.items():
-            state[name] = weight.detach().double().clone(), run.masks.weight[name].clone()
+            state[name] = weight.detach().clone(), run.masks.weight[name].clone()
         update(self, run, prune_to, grow_to)
         updates.append((run.clock.task, run.clock.epoch))
         for name, weight in run.masks.parameters.items():
@@ -202,7 +202,7 @@ def test_a_run_removes_the_least_important(learner: str, schedule: str, small_ce
 
     monkeypatch.setattr(trainer, "backward", watched)
     monkeypatch.setattr(TDM, "_update", checked)
-    run_steps(chosen, 50)
+    run_steps(chosen, 50, prepare=float64.compute_in)
     first = [] if schedule == "paper" else [(0, 0)]
     assert updates == [*first, (0, 2), (0, 4), (1, 0), (1, 2), (1, 4)]
 

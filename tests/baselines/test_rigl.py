@@ -154,7 +154,7 @@ def test_a_run_updates_as_the_paper_says(learner: str, growth: str, small_cell, 
             assert (momentum[~kept] == 0).all()
 
     monkeypatch.setattr(trainer, "backward", watched)
-    run_steps(chosen, 20, after)
+    run_steps(chosen, 20, after, prepare=float64.compute_in)
     assert checked == 4
 
 

@@ -53,6 +53,7 @@ def connection_sensitivity(run: trainer.Run, batches: int) -> dict[str, torch.Te
 def test_a_run_keeps_the_most_sensitive_connections(learner, scope, batches, small_cell, digits) -> None:
     chosen = small_cell(f"snip-{learner}", params={"snip.scope": scope, "snip.batches": batches})
     run = trainer.Run(chosen, digits)
+    float64.compute_in(run)
     initial = {n: p.detach().clone() for n, p in run.masks.parameters.items()}
     trainer.begin_task(run, run.phases[0])
     kept = {n: p.detach().clone() for n, p in run.masks.parameters.items()}
