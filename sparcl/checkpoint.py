@@ -12,12 +12,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from sparcl import atomic
-from sparcl.errors import UserError
+from sparcl.errors import UserError, one_line
 
 MAGIC = b"sparcl-checkpoint/1\n"
 TENSOR = "\x00tensor"
@@ -53,11 +54,14 @@ def load(path: Path, identity: str) -> dict[str, Any]:
     digest, _, payload = data[len(MAGIC) :].partition(b"\n")
     if hashlib.sha256(payload).hexdigest().encode() != digest:
         raise UserError(f"{path}: checkpoint is damaged (its checksum does not match); {advice}")
-    header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
-    metadata = header["__metadata__"]
-    if metadata["identity"] != identity:
-        raise StaleCheckpoint(f"{path}: checkpoint belongs to another cell, code or library version; {advice}")
-    return _join(json.loads(metadata["state"]), safetensors.torch.load(payload))
+    try:
+        header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
+        found, plain = header["__metadata__"]["identity"], header["__metadata__"]["state"]
+        if found == identity:
+            return _join(json.loads(plain), safetensors.torch.load(payload))
+    except (ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path}: checkpoint is damaged ({one_line(error)}); {advice}") from error
+    raise StaleCheckpoint(f"{path}: checkpoint belongs to another cell, code or library version; {advice}")
 
 
 def _split(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
