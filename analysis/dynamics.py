@@ -109,9 +109,9 @@ def _sweep(scene: Scene, name: str, group: str, title: str, axis: str, kind: str
     part = (kind == "data" and "DDR") or "DGM"
     style.footnote(figure, f"{seeds_text(drawn)}; small dots: single seeds{missing_text(missing)}")
     caption = (
-        "Final Class-IL accuracy (left; mean, 95 % t-band, single seeds as dots) and executed training "
-        f"FLOPs (right) against {parameter}, all else equal: {text}. Dotted: the same method without "
-        f"{part}, where the plan has it. {scene.label}, {seeds_text(drawn)}."
+        "Final Class-IL accuracy (left; mean, 95 % t-band from 3 seeds on, single seeds as dots) and "
+        f"executed training FLOPs (right) against {parameter}, all else equal: {text}. Dotted: the same "
+        f"method without {part}, where the plan has it. {scene.label}, {seeds_text(drawn)}."
     )
     return Drawing(name, title, caption, figure, missing)
 
@@ -140,7 +140,7 @@ def _sweep_line(
     marks = look(done[0]).marks
     label = f"{done[0].label}, {done[0].sparsity:.2f}, buffer {done[0].buffer}" if several else done[0].label
     ax.plot(x, [s.mean for s in sums], linestyle=look(done[0]).line, zorder=4, label=label, **marks)
-    if not any(math.isnan(s.ci_low) for s in sums):
+    if not any(s.n < 3 for s in sums):
         ax.fill_between(
             x, [s.ci_low for s in sums], [s.ci_high for s in sums], color=marks["color"], alpha=0.16, linewidth=0
         )

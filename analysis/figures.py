@@ -15,8 +15,11 @@ from analysis.scene import Drawing, Scene, look, missing_of, missing_text, seeds
 from analysis.statistics import summarize
 from analysis.style import BLACK, GREY, LIGHT
 from analysis.tables import Configuration
+from analysis.typeset import scientific
 
-BAND = 0.16
+BAND, BAND_MIN_N = 0.16, 3
+REACH = 6.0
+"""Points of an interval, on either side of a mean, that the limits of an axis make room for."""
 LEADER = {"arrowstyle": "-", "color": LIGHT, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 2, "relpos": (0, 0.5)}
 
 
@@ -176,7 +179,7 @@ def _flops_panel(ax: Axes, scene: Scene, learner: str, buffer: int) -> list[Conf
 def _limit(ax: Axes, summaries: Sequence) -> None:
     """Y limits that show the methods in question with their intervals, not what lies far below."""
     ends = [
-        (s.mean if math.isnan(s.ci_low) else max(s.ci_low, s.mean - 6), s.mean if math.isnan(s.ci_high) else s.ci_high)
+        (s.mean, s.mean) if math.isnan(s.ci_low) else (max(s.ci_low, s.mean - REACH), min(s.ci_high, s.mean + REACH))
         for s in summaries
         if s.n
     ]
@@ -208,7 +211,7 @@ def _others(ax: Axes, others: Sequence[Configuration]) -> None:
             **_grey(c),
         )
         ax.annotate(
-            c.label,
+            _level_label(c),
             (x, c.mean("class_il")),
             xytext=(1.03, place),
             textcoords=("axes fraction", "data"),
@@ -220,7 +223,7 @@ def _others(ax: Axes, others: Sequence[Configuration]) -> None:
             arrowprops=LEADER,
         )
     if below:
-        text = "off the axis: " + ", ".join(f"{c.label}\u00a0{c.mean('class_il'):.0f}" for c in below)
+        text = "off the axis: " + ", ".join(f"{_level_label(c)}\u00a0{c.mean('class_il'):.0f}" for c in below)
         ax.text(
             0.99,
             0.02,
@@ -268,8 +271,8 @@ def accuracy_vs_sparsity(scene: Scene) -> Drawing | None:
         "accuracy_vs_sparsity",
         "Accuracy against sparsity",
         "Final Class-IL accuracy against the sparsity of the masked layers: mean over seeds; the shaded "
-        "band is the 95 % t-interval of SparCL and of the baseline that is best on average in the panel, "
-        "other methods have it as bars. Dotted: the dense learner with its interval.",
+        "band is the 95 % t-interval (3 or more seeds) of SparCL and of the baseline that is best on "
+        "average in the panel, other methods have it as bars. Dotted: the dense learner with its interval.",
         figure,
         drawn,
     )
@@ -300,7 +303,7 @@ def _sparsity_panel(ax: Axes, scene: Scene, learner: str, buffer: int, levels: S
             zorder=5 if front else 3,
             **marks,
         )
-        if bundle in banded and not any(math.isnan(s.ci_low) for s in sums):
+        if bundle in banded and not any(s.n < BAND_MIN_N for s in sums):
             ax.fill_between(
                 x,
                 [s.ci_low for s in sums],
@@ -386,8 +389,8 @@ def accuracy_per_task(scene: Scene) -> Drawing | None:
         scene,
         "accuracy_per_task",
         "Average accuracy after each task",
-        "Class-IL accuracy averaged over the tasks seen so far, after training each of them; band: 95 % "
-        f"t-interval of SparCL and of the dense learner.{level}",
+        "Class-IL accuracy averaged over the tasks seen so far, after training each of them; band (3 or "
+        f"more seeds): 95 % t-interval of SparCL and of the dense learner.{level}",
         figure,
         drawn,
     )
@@ -410,9 +413,9 @@ def _task_curve(ax: Axes, scene: Scene, c: Configuration, curves: np.ndarray) ->
         alpha=0.75 if context else 1,
         **(marks | {"color": color, "markeredgecolor": color}),
     )
-    if (reference or (not c.bundle and not context)) and not any(math.isnan(s.ci_low) for s in sums):
+    if (reference or (not c.bundle and not context)) and not any(s.n < BAND_MIN_N for s in sums):
         ax.fill_between(x, [s.ci_low for s in sums], [s.ci_high for s in sums], color=color, alpha=BAND, linewidth=0)
-    name = scene.bundle_label(c.bundle) if c.bundle else c.label
+    name = scene.bundle_label(c.bundle) if c.bundle else _level_label(c)
     return means[-1], f"{name}", color
 
 
@@ -571,7 +574,7 @@ def _bars(scene: Scene, name: str, title: str, metric: str, axis: str, caption: 
                 va="center",
                 fontsize=6.5,
             )
-        ax.set_yticks(range(len(shown)), [_bar_label(c) for c in shown])
+        ax.set_yticks(range(len(shown)), [_level_label(c) for c in shown])
         ax.tick_params(axis="y", labelsize=6.8, length=0)
         for tick, c in zip(ax.get_yticklabels(), shown, strict=True):
             if c.bundle == scene.highlight:
@@ -585,7 +588,7 @@ def _bars(scene: Scene, name: str, title: str, metric: str, axis: str, caption: 
     return _finish(scene, name, title, caption.format(focus=focus), figure, drawn)
 
 
-def _bar_label(c: Configuration) -> str:
+def _level_label(c: Configuration) -> str:
     return f"{c.label} {c.sparsity:.2f}" if c.sparsity else c.label
 
 
@@ -620,7 +623,7 @@ def flops_breakdown(scene: Scene) -> Drawing | None:
                 left += width
             if not relative:
                 ax.annotate(
-                    f"{total:.2e}".replace("e+", "e"),
+                    scientific(total),
                     (left, place),
                     xytext=(3, 0),
                     textcoords="offset points",
@@ -629,7 +632,7 @@ def flops_breakdown(scene: Scene) -> Drawing | None:
                 )
         ax.set_ylim(-0.6, len(shown) - 0.4)
         ax.grid(False, axis="y")
-        ax.set_yticks(range(len(shown)), [_bar_label(c) for c in shown] if not relative else [])
+        ax.set_yticks(range(len(shown)), [_level_label(c) for c in shown] if not relative else [])
         ax.tick_params(axis="y", labelsize=6.8, length=0)
         ax.set_xlabel("Share of training FLOPs (%)" if relative else "Training FLOPs, executed ledger")
     axes[0][1].set_xlim(0, 100)
