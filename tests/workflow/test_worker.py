@@ -104,9 +104,7 @@ class Site:
             line = process.info["cmdline"] or []
             if len(line) > 2 and line[1] == "-P" and line[2].startswith(str(self.folder)):
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    if process.status() != psutil.STATUS_ZOMBIE and process.ppid() not in map(
-                        lambda p: p.pid, found
-                    ):
+                    if process.status() != psutil.STATUS_ZOMBIE and process.ppid() not in map(lambda p: p.pid, found):
                         found.append(process)
         return found
 

@@ -4,8 +4,7 @@
 rule tables:
     """Every table as CSV, Markdown and LaTeX; what is missing is listed under it."""
     input:
-        plan=rules.plan.output,
-        records=records,
+        records,
     output:
         report(
             directory(f"{RESULTS}/tables"),
@@ -18,15 +17,17 @@ rule tables:
         f"{RESULTS}/logs/tables.txt",
     conda:
         "../../environment.yml"
+    params:
+        plan=f"{RESULTS}/plan.json",
+        content=PLAN_DIGEST,
     shell:
-        "python -m analysis tables --plan {input.plan:q} --out {output:q} > {log:q} 2>&1"
+        "python -m analysis tables --plan {params.plan:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule figures:
     """Every figure as PNG, SVG and PDF."""
     input:
-        plan=rules.plan.output,
-        records=records,
+        records,
     output:
         report(
             directory(f"{RESULTS}/figures"),
@@ -39,25 +40,31 @@ rule figures:
         f"{RESULTS}/logs/figures.txt",
     conda:
         "../../environment.yml"
+    params:
+        plan=f"{RESULTS}/plan.json",
+        content=PLAN_DIGEST,
     shell:
-        "python -m analysis figures --plan {input.plan:q} --out {output:q} > {log:q} 2>&1"
+        "python -m analysis figures --plan {params.plan:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule report:
-    """One self-contained HTML file with all tables and figures."""
+    """One self-contained HTML file with all tables and figures, and where everything comes from."""
     input:
-        plan=rules.plan.output,
-        records=records,
+        records,
     output:
-        report(
+        html=report(
             f"{RESULTS}/report.html",
             caption="../report/report.rst",
             category="Report",
             labels={"file": "report"},
         ),
+        provenance=f"{RESULTS}/provenance.json",
     log:
         f"{RESULTS}/logs/report.txt",
     conda:
         "../../environment.yml"
+    params:
+        plan=f"{RESULTS}/plan.json",
+        content=PLAN_DIGEST,
     shell:
-        "python -m analysis report --plan {input.plan:q} --out {output:q} > {log:q} 2>&1"
+        "python -m analysis report --plan {params.plan:q} --out {output.html:q} > {log:q} 2>&1"

@@ -1,22 +1,5 @@
 """One job per cell."""
 
-
-rule plan:
-    """The plan that the analysis reads: every cell, its groups and its identity."""
-    output:
-        f"{RESULTS}/plan.json",
-    log:
-        f"{RESULTS}/logs/plan.txt",
-    conda:
-        "../../environment.yml"
-    params:
-        matrix=json.dumps(MATRIX, sort_keys=True),
-        identities=[entry["identity"] for entry in PLAN["cells"]],
-    shell:
-        "printf %s {params.matrix:q} |"
-        " python -m sparcl.worker plan --config - --results results > {log:q} 2>&1"
-
-
 # In a partial run the records are what they are, and nothing may run to make more of them.
 if not PARTIAL:
 

@@ -30,6 +30,8 @@ except ValueError as error:
     raise WorkflowError(str(error)) from None
 
 RESULTS = f"results/{PLAN['name']}"
+# The analysis reads the plan as a file, written when a run starts; what it says is a parameter of its jobs.
+PLAN_DIGEST = startup.digest(PLAN)
 CELLS = {entry["path"]: entry for entry in PLAN["cells"]}
 
 
@@ -63,6 +65,7 @@ def records(wildcards):
 
 
 onstart:
+    startup.write(PLAN, Path(RESULTS) / "plan.json")
     progress.start(workflow, Path(RESULTS))
 
 

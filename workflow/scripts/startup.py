@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -9,6 +10,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from sparcl import atomic
 
 THREADS = ("OMP", "GOTO", "OPENBLAS", "MKL")
 
@@ -20,9 +23,7 @@ def prepare() -> None:
     share one start-up (``sparcl/worker.py``). Snakemake sets the thread counts of its jobs; the process that plans
     gets the same, so that it and the cells are children of one server.
     """
-    os.environ["PATH"] = os.pathsep.join(
-        [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
-    )
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     os.environ.setdefault("SPARCL_WORKER", "fork")
     for library in THREADS:
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
@@ -47,3 +48,13 @@ def plan(matrix: Mapping[str, Any], files: Sequence[str | Path], overridden: boo
     if done.returncode:
         raise ValueError(done.stderr.strip())
     return json.loads(done.stdout)
+
+
+def digest(plan_: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of everything that a plan says."""
+    return hashlib.sha256(json.dumps(plan_, sort_keys=True).encode()).hexdigest()
+
+
+def write(plan_: Mapping[str, Any], path: Path) -> None:
+    """Write a plan as ``sparcl plan`` does."""
+    atomic.write_text(path, json.dumps(plan_, indent=1, sort_keys=True, allow_nan=False) + "\n")

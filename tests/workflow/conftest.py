@@ -1,0 +1,84 @@
+"""A checkout of its own for tests that run the pipeline and edit what it runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).resolve().parents[2]
+PARTS = (
+    "sparcl",
+    "baselines",
+    "analysis",
+    "workflow",
+    "profiles",
+    "Snakefile",
+    "Makefile",
+    "environment.yml",
+)
+
+
+class Checkout:
+    """A copy of what the pipeline needs, in a folder that a test may change."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for part in PARTS:
+            source, target = TOP / part, folder / part
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, target)
+        self.environment = {
+            **{key: value for key, value in os.environ.items() if key not in ("XDG_RUNTIME_DIR", "SPARCL_WORKER")},
+            "PYTHONPATH": str(folder),
+            "TMPDIR": str(folder.parent),
+        }
+
+    def start(self, *command: str, **options) -> subprocess.Popen:
+        """Start a Python module of the checkout."""
+        return subprocess.Popen(
+            [sys.executable, *command],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            **options,
+        )
+
+    def run(self, *command: str, status: int = 0) -> str:
+        """Run a Python module of the checkout, check its exit status, and return what it printed."""
+        process = self.start(*command)
+        output, _ = process.communicate(timeout=570)
+        assert process.returncode == status, output
+        return output
+
+    def snakemake(self, config: str, *arguments: str, status: int = 0) -> str:
+        """Run Snakemake on one of the checkout's configs."""
+        command = ("-m", "snakemake", "--cores", "2", "--configfile", config)
+        return self.run(*command, *arguments, status=status)
+
+    def write(self, path: str, text: str) -> str:
+        """Write a file of the checkout; return its name."""
+        (self.folder / path).write_text(text)
+        return path
+
+    def records(self, name: str) -> Mapping[str, int]:
+        """Return the records of a matrix and when each was written."""
+        runs = self.folder / "results" / name / "runs"
+        found = runs.glob("**/record.json")
+        return {str(path.parent.relative_to(runs)): path.stat().st_mtime_ns for path in found}
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    folder = tmp_path_factory.mktemp("p") / "checkout"
+    folder.mkdir()
+    return Checkout(folder)

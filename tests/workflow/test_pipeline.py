@@ -1,0 +1,273 @@
+"""The pipeline end to end, in a checkout of its own: what runs, what does not run again, what happens on failure."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sparcl import record
+
+pytestmark = pytest.mark.pipeline
+
+SMALL = """
+name: small
+title: Small
+stream: split-digits
+seeds: 2
+reference: derpp
+defaults: {epochs: 1, width: 4}
+groups:
+  dense: {methods: [derpp], buffers: [20]}
+  sparse: {methods: [sparcl-derpp], buffers: [20], sparsities: [0.75]}
+"""
+ADDED = """
+  added: {methods: [halves-derpp], buffers: [20], sparsities: [0.5]}
+"""
+BASELINE = '''
+"""A baseline of the test's own."""
+from typing import ClassVar
+from sparcl.methods import policy
+from sparcl.static import Static
+
+@policy("halves", "Halves")
+class Halves(Static):
+    """A static mask under another name."""
+    modules: ClassVar = ("sparcl.static",)
+'''
+
+
+def jobs(dry_run: str) -> dict[str, int]:
+    """Return the number of jobs per rule that a dry run announces."""
+    table = re.search(r"^job +count\n-+ +-+\n((?:\S+ +\d+\n)+)", dry_run, re.MULTILINE)
+    return {line.split()[0]: int(line.split()[1]) for line in table[1].splitlines()} if table else {}
+
+
+def run_script(config: str, *arguments: str) -> tuple[str, ...]:
+    return ("workflow/scripts/run.py", "--config", config, "--cores", "2", *arguments)
+
+
+@pytest.fixture(scope="module")
+def config(checkout) -> str:
+    """A small matrix that has been run."""
+    name = checkout.write("small.yaml", SMALL)
+    dry = checkout.snakemake(name, "--dry-run")
+    assert jobs(dry) == {
+        **{rule: 1 for rule in ("default", "figures", "report", "tables")},
+        "cell": 4,
+        "total": 8,
+    }
+    assert "reason: Missing output files" in dry
+    assert not (checkout.folder / "results").exists()
+    output = checkout.run(*run_script(name, "all"))
+    assert "cells 4/4 (100 %)" in output
+    assert "report:  results/small/report.html" in output
+    assert "rule cell" not in output
+    return name
+
+
+def test_first_run_makes_records_tables_figures_and_report(checkout, config: str) -> None:
+    results = checkout.folder / "results/small"
+    assert len(checkout.records("small")) == 4
+    for path in results.glob("runs/**/record.json"):
+        assert record.read(path)["identity"]
+    assert list(results.glob("tables/*.csv"))
+    assert list(results.glob("tables/*.tex"))
+    assert list(results.glob("figures/*.svg"))
+    assert (results / "report.html").stat().st_size > 10_000
+    plan = json.loads((results / "plan.json").read_text())
+    assert {entry["path"] for entry in plan["cells"]} == set(checkout.records("small"))
+
+
+def test_second_run_does_nothing(checkout, config: str) -> None:
+    before = checkout.records("small")
+    report = (checkout.folder / "results/small/report.html").stat().st_mtime_ns
+    assert "Nothing to be done" in checkout.snakemake(config)
+    assert checkout.records("small") == before
+    assert (checkout.folder / "results/small/report.html").stat().st_mtime_ns == report
+
+
+def test_comments_and_touched_files_run_nothing(checkout, config: str) -> None:
+    source = checkout.folder / "sparcl/tdm.py"
+    source.write_text("# A remark.\n" + source.read_text())
+    (checkout.folder / "workflow/rules/cells.smk").touch()
+    (checkout.folder / "small.yaml").touch()
+    assert "Nothing to be done" in checkout.snakemake(config, "--dry-run")
+
+
+def test_added_baseline_runs_its_own_cells_only(checkout, config: str) -> None:
+    before = checkout.records("small")
+    (checkout.folder / "baselines/halves.py").write_text(BASELINE)
+    checkout.write(config, SMALL + ADDED)
+    assert jobs(checkout.snakemake(config, "--dry-run", "--", "cells")) == {"cell": 2, "cells": 1, "total": 3}
+    output = checkout.snakemake(config)
+    assert "cells to run: 2" in output
+    after = checkout.records("small")
+    new = set(after) - set(before)
+    assert new == {f"split-digits/halves-derpp/s0.50/b20/epochs=1,width=4/seed{seed}" for seed in (0, 1)}
+    assert {path: after[path] for path in before} == before
+    assert "halves-derpp" in (checkout.folder / "results/small/tables/all_cells.csv").read_text()
+    assert "Nothing to be done" in checkout.snakemake(config)
+
+    # An edit of the baseline's code concerns its cells alone.
+    edited = BASELINE + "    mark = 1\n"
+    (checkout.folder / "baselines/halves.py").write_text(edited)
+    dry = checkout.snakemake(config, "--dry-run", "--", "cells")
+    assert jobs(dry) == {"cell": 2, "cells": 1, "total": 3}
+    assert "Params have changed since last execution" in dry
+
+    # Without it the matrix is what it was before: nothing is trained.
+    (checkout.folder / "baselines/halves.py").unlink()
+    checkout.write(config, SMALL)
+    assert "cell" not in jobs(checkout.snakemake(config, "--dry-run"))
+
+
+def test_failed_cell_is_named_and_the_others_finish(checkout) -> None:
+    text = SMALL.replace("name: small", "name: failing")
+    diverging = "  diverging: {methods: [finetune], seeds: [7], defaults: {learning_rate: 1000000}}\n"
+    name = checkout.write("failing.yaml", text + diverging)
+    output = checkout.run(*run_script(name, "all"), status=1)
+    path = "split-digits/finetune/s0.00/b0/epochs=1,learning_rate=1e+06,width=4/seed7"
+    assert "1 cell failed:" in output
+    assert re.search(rf"{re.escape(path)}: .*not finite.*log: results/failing/runs/", output)
+    assert len(checkout.records("failing")) == 4
+    results = checkout.folder / "results/failing"
+    assert (results / "report.html").exists()  # of what there is,
+    tables = "".join(table.read_text() for table in results.glob("tables/*.md"))
+    assert re.search("issing", tables)  # and it says what is not
+    again = checkout.snakemake(name, "--dry-run", "--", "cells")
+    assert jobs(again) == {"cell": 1, "cells": 1, "total": 2}
+
+
+def test_bad_config_runs_nothing_and_is_told_in_lines(checkout, config: str) -> None:
+    before = checkout.records("small")
+    bad = checkout.write("bad.yaml", SMALL.replace("derpp", "derp").replace("seeds: 2", "seeds: 0"))
+    output = checkout.run(*run_script(bad, "all"), status=2)
+    assert output.splitlines() == [
+        "error: bad.yaml: seeds: expected a count from 1 to 1000, or a list of different seeds, got 0"
+    ]
+    direct = checkout.snakemake(bad, status=1)
+    assert "error: bad.yaml: seeds: expected a count" in direct
+    assert "Traceback" not in direct
+    twice = checkout.write("twice.yaml", SMALL + "seeds: 3\n")
+    assert "key 'seeds' stands twice" in checkout.run(*run_script(twice, "all"), status=2)
+    override = checkout.snakemake(config, "--config", "stream=split-digit", status=1)
+    assert "config: stream: unknown name 'split-digit' (did you mean 'split-digits'?)" in override
+    assert checkout.records("small") == before
+
+
+def test_pipeline_and_command_line_give_the_same_record(checkout, config: str) -> None:
+    path = "split-digits/sparcl-derpp/s0.75/b20/epochs=1,width=4/seed1"
+    command = (
+        "run --stream split-digits --method sparcl-derpp --sparsity 0.75 --buffer 20 --seed 1 --epochs 1 --width 4"
+    )
+    checkout.run("-m", "sparcl.worker", *command.split(), "--results", "by-hand")
+    one = record.read(checkout.folder / "results/small/runs" / path / "record.json")
+    other = record.read(checkout.folder / "by-hand/runs" / path / "record.json")
+    assert record.reproducible(one) == record.reproducible(other)
+
+
+LONG = """
+name: long
+title: Long
+stream: split-digits
+seeds: 2
+defaults: {epochs: 12, width: 8}
+groups:
+  one: {methods: [sparcl-derpp], buffers: [20], sparsities: [0.75]}
+"""
+
+
+def cells_of(folder: Path) -> list[psutil.Process]:
+    """Return the clients and children that run cells of the checkout."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        line = process.info["cmdline"] or []
+        if process.info["cwd"] == str(folder) and ("--cell" in line or "-P" in line[:2]):
+            found.append(process)
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_stopped_pipeline_leaves_checkpoints_and_goes_on(checkout, number: signal.Signals) -> None:
+    name = checkout.write("long.yaml", LONG.replace("name: long", f"name: long-{number.name.lower()}"))
+    results = checkout.folder / f"results/long-{number.name.lower()}"
+    process = checkout.start(*run_script(name, "cells"), start_new_session=True)
+    deadline = time.monotonic() + 400
+    while sum("task 1/5" in log.read_text() for log in results.glob("runs/**/log.txt")) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    if number == signal.SIGKILL:  # of Snakemake and of what started it; what they started must notice by itself
+        snakemake = psutil.Process(process.pid).children()
+        process.kill()
+        for child in snakemake:
+            child.kill()
+    else:
+        process.send_signal(number)
+    output = process.communicate(timeout=120)[0]
+    deadline = time.monotonic() + 120
+    while cells_of(checkout.folder):
+        assert time.monotonic() < deadline, cells_of(checkout.folder)
+        time.sleep(0.1)
+    assert process.returncode == (-9 if number == signal.SIGKILL else 1), output
+    assert len(list(results.glob("runs/**/checkpoint/state.ckpt"))) == 2
+    assert not list(results.glob("runs/**/record.json"))
+
+    assert jobs(checkout.snakemake(name, "--dry-run", "--", "cells"))["cell"] == 2
+    checkout.run(*run_script(name, "cells"))
+    for path in results.glob("runs/**/record.json"):
+        assert record.read(path)["measured"]["resumed"] == 1
+    assert len(list(results.glob("runs/**/record.json"))) == 2
+    assert not list(results.glob("runs/**/checkpoint"))
+
+
+def test_two_runs_in_one_folder_do_not_meet(checkout, config: str) -> None:
+    import fcntl
+
+    (checkout.folder / ".snakemake").mkdir(exist_ok=True)
+    with (checkout.folder / ".snakemake/run.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        output = checkout.run(*run_script(config, "cells"), status=2)
+    assert output == "error: another run is at work in this folder; wait for it or stop it\n"
+
+
+def test_snakemakes_own_report(checkout, config: str) -> None:
+    checkout.snakemake(config, "--report", "snakemake-report.html")
+    text = (checkout.folder / "snakemake-report.html").read_text()
+    for category in ("Tables", "Figures", "Report"):
+        assert category in text
+
+
+def test_wildcards_cannot_reach_the_shell(checkout, config: str) -> None:
+    for cell in ("x;touch hacked", "$(touch hacked)", "../../../escaped", "a b"):
+        output = checkout.snakemake(config, "--", f"results/small/runs/{cell}/record.json", status=1)
+        assert "Exception" in output or "Error" in output
+    assert not (checkout.folder / "hacked").exists()
+
+
+def test_workflow_directory_is_an_entry_of_its_own(checkout, config: str) -> None:
+    output = checkout.snakemake(config, "--snakefile", "workflow/Snakefile", "--dry-run")
+    assert "Nothing to be done" in output or "cell" not in jobs(output)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("snakemake", "--lint"), ("snakefmt", "--check", "Snakefile", "workflow")],
+    ids=["lint", "format"],
+)
+def test_workflow_is_clean(checkout, command: tuple[str, ...]) -> None:
+    checkout.run("-m", *command)
+
+
+def test_jobs_inherit_one_thread(checkout) -> None:
+    code = "import os, sys; sys.path.insert(0, 'workflow/scripts'); import startup; "
+    output = checkout.run("-c", code + "startup.prepare(); print(os.environ)")
+    assert "'SPARCL_WORKER': 'fork'" in output
+    assert os.environ.get("OMP_NUM_THREADS", "1") in output
