@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from sparcl import planning
 
@@ -39,6 +40,17 @@ def test_plan_is_what_a_run_executes(name: str, learner: str, small_cell, run_st
 @pytest.mark.parametrize(("name", "params"), VARIANTS)
 def test_plan_of_the_options(name: str, params: dict, small_cell, run_steps) -> None:
     check(small_cell(f"{name}-derpp", sparsity=0.9, params=params), run_steps)
+
+
+@pytest.mark.parametrize("name", [*BASELINES, "snip-global"])
+def test_at_sparsity_0_a_baseline_is_its_dense_learner(name: str, small_cell, run_steps) -> None:
+    """Bit for bit: the same weights, accuracies and FLOPs."""
+    sparse = run_steps(small_cell(f"{name}-derpp", sparsity=0.0, params=BASELINES.get(name, {})))
+    dense = run_steps(small_cell("derpp"))
+    assert sparse.accuracy == dense.accuracy
+    assert sparse.ledger.as_record() == dense.ledger.as_record()
+    for key, value in dense.model.state_dict().items():
+        assert torch.equal(sparse.model.state_dict()[key], value), key
 
 
 def test_global_snip_is_planned_approximately(small_cell, run_steps) -> None:
