@@ -21,7 +21,7 @@ help:
 	@echo 'make partial [CONFIG=FILE]             tables, figures and report of the records there are'
 	@echo 'make dry-run [CONFIG=FILE]             what would run, and why'
 	@echo 'make test    [ARGS=...]                tests (ARGS go to pytest)'
-	@echo 'make lint                              ruff, mypy, snakefmt, snakemake --lint'
+	@echo 'make lint                              ruff, snakefmt, snakemake --lint'
 	@echo 'make format                            ruff format and snakefmt on the workflow'
 	@echo 'make clean | distclean                 caches | and the virtual environment (results stay)'
 
@@ -43,7 +43,6 @@ test: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
-	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 

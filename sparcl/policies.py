@@ -105,6 +105,10 @@ class Component:
     modules: ClassVar[tuple[str, ...]] = ()
     """Further modules whose code determines the component's results (for the record's identity)."""
 
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...  # the parameters, which __init__ sets
+
     def __init__(self, **values: Any):
         for key in values:
             if key not in self.parameters:
@@ -187,8 +191,8 @@ class SparsityPolicy(Policy):
 
     def planned_learning(
         self, masks: MaskSet, weights: dict[str, int], sparsity: float, clock: Clock
-    ) -> dict[str, int]:
-        """Return how many of the existing ``weights`` per layer this policy lets learn at ``clock`` (freezing)."""
+    ) -> dict[str, int] | None:
+        """Return how many of the existing ``weights`` per layer this policy lets learn, or None if data decide."""
         return weights
 
     def planned_view(self, masks: MaskSet, sparsity: float, clock: Clock, task: int) -> dict[str, int] | None:
