@@ -282,7 +282,7 @@ def _parameter_names() -> frozenset[str]:
     from sparcl import methods
     from sparcl.protocol import Protocol
 
-    components = [*methods.learners().values(), *methods.policies().values(), Protocol]
+    components: list[Any] = [*methods.learners().values(), *methods.policies().values(), Protocol]
     return frozenset(f"{component.name}.{key}" for component in components for key in component.parameters)
 
 

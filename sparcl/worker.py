@@ -320,7 +320,7 @@ class Server:
     def __init__(self, listener: socket.socket, path: str) -> None:
         import selectors
 
-        self.listener: socket.socket | None = listener
+        self.listener, self.listening = listener, True
         self.path = path
         self.selector = selectors.DefaultSelector()
         self.pending: dict[socket.socket, Request] = {}
@@ -338,22 +338,22 @@ class Server:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.set_wakeup_fd(self.waker, warn_on_full_buffer=False)
         idle_since = time.monotonic()
-        while self.listener or self.pending or self.clients:
+        while self.listening or self.pending or self.clients:
             for key, _ in self.selector.select(1.0):
                 if key.fileobj is self.listener:
                     self._accept()
                 elif key.fileobj == self.wakeup:
                     os.read(self.wakeup, 4096)
-                elif key.fileobj in self.pending:
+                elif isinstance(key.fileobj, socket.socket) and key.fileobj in self.pending:
                     self._read_request(key.fileobj)
-                else:
+                elif isinstance(key.fileobj, socket.socket):
                     self._read_signals(key.fileobj)
             self._reap()
             self._enforce()
             now = time.monotonic()
             if self.pending or self.clients:
                 idle_since = now
-            elif self.listener and now - idle_since > IDLE_SECONDS:
+            elif self.listening and now - idle_since > IDLE_SECONDS:
                 self._retire()
 
     def _accept(self) -> None:
@@ -471,7 +471,7 @@ class Server:
         self._accept()
         self.selector.unregister(self.listener)
         self.listener.close()
-        self.listener = None
+        self.listening = False
 
 
 class Request:
@@ -516,8 +516,8 @@ def run_child(arriving: Request) -> NoReturn:
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number, descriptor in enumerate(arriving.descriptors):
-        os.dup2(descriptor, number)
+    for standard, descriptor in enumerate(arriving.descriptors):
+        os.dup2(descriptor, standard)
     arriving.close()
     _take_over(message)
     code = 1
