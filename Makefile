@@ -13,11 +13,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN = $(BIN)/python workflow/scripts/run.py --config "$(CONFIG)" --cores "$(CORES)"
 
-.PHONY: help tables figures report cells partial dry-run test lint format pins hashes clean distclean
+.PHONY: help tables figures report cells tune partial dry-run test lint format pins hashes clean distclean
 
 help:
 	@echo 'make tables  [CONFIG=FILE] [CORES=N]   run a matrix; tables, figures and report in results/<name>/'
 	@echo 'make figures | report | cells          the same, up to that point'
+	@echo 'make tune    CONFIG=FILE                a hyper-parameter search; its choice in results/<name>/chosen.yaml'
 	@echo 'make partial [CONFIG=FILE]             tables, figures and report of the records there are'
 	@echo 'make dry-run [CONFIG=FILE]             what would run, and why'
 	@echo 'make test    [ARGS=...]                tests (ARGS go to pytest)'
@@ -29,7 +30,8 @@ tables: target = all
 figures: target = figures
 report: target = report
 cells: target = cells
-tables figures report cells: $(STAMP)
+tune: target = tune
+tables figures report cells tune: $(STAMP)
 	@$(RUN) $(target) $(ARGS)
 
 partial: $(STAMP)

@@ -52,7 +52,7 @@ def _run(options: argparse.Namespace, further: list[str]) -> int:
     status = job.wait()
     if status == 0 or job.interrupted:
         return min(status, 1)
-    if options.target != "cells":
+    if options.target not in ("cells", "tune"):
         print("making what the finished cells allow", file=sys.stderr, flush=True)
         Interruptible([*snakemake, "--config", "partial=true", "--", options.target]).wait()
     return 1
