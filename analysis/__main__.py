@@ -13,9 +13,16 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sparcl import atomic
 from sparcl.errors import RunError, UserError, suggest
+
+if TYPE_CHECKING:
+    from analysis.frames import Results
+    from analysis.scene import Drawing
+
+    Drawings = dict[str, tuple[Drawing, bytes] | None]
 
 TABLE_ENDINGS, FIGURE_ENDINGS = ("csv", "md", "tex"), ("png", "svg", "pdf")
 
@@ -90,7 +97,7 @@ def _chosen(only: Sequence[str] | None, names: Sequence[str], kind: str) -> list
     return [name for name in names if not only or name in only]
 
 
-def write_tables(results, folder: Path, only: Sequence[str] | None = None) -> list[Path]:
+def write_tables(results: Results, folder: Path, only: Sequence[str] | None = None) -> list[Path]:
     """Write tables as CSV, Markdown and LaTeX, and ``tables.tex`` that inputs them all."""
     from analysis import tables, typeset
 
@@ -111,11 +118,12 @@ def write_tables(results, folder: Path, only: Sequence[str] | None = None) -> li
     return written
 
 
-def write_figures(results, folder: Path, only: Sequence[str] | None = None) -> tuple[list[Path], dict]:
+def write_figures(results: Results, folder: Path, only: Sequence[str] | None = None) -> tuple[list[Path], Drawings]:
     """Write figures as PNG, SVG and PDF. Also returns name to (drawing, SVG), None where not applicable."""
     from analysis import figures, style
 
-    written, drawings = [], {}
+    written: list[Path] = []
+    drawings: Drawings = {}
     for name in _chosen(only, figures.names(results), "figure"):
         drawing = figures.draw(results, name)
         drawings[name] = None
@@ -132,7 +140,7 @@ def write_figures(results, folder: Path, only: Sequence[str] | None = None) -> t
     return written, drawings
 
 
-def write_report(results, file: Path, drawings: dict | None = None) -> list[Path]:
+def write_report(results: Results, file: Path, drawings: Drawings | None = None) -> list[Path]:
     """Write the report, and ``provenance.json`` beside it."""
     from analysis import figures, provenance, report, style, tables
 

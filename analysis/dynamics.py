@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from analysis import frames, style
 from analysis.scene import Drawing, Scene, look, missing_of, missing_text, seeds_text, summary
 from analysis.style import BLACK, GREY
-from analysis.tables import Configuration, configurations
+from analysis.tables import Configuration, configurations, is_number
 
+BOUNDARY = "task boundary"
 SHADES = (
     (style.BLUE, None),
     (style.SKY, None),
@@ -75,7 +77,7 @@ def dgm_sparsity(scene: Scene) -> Drawing | None:
 
 def _sweep(scene: Scene, name: str, group: str, title: str, axis: str, kind: str) -> Drawing | None:
     parameter = frames.SWEEPS[group]
-    rows = [c for c in configurations(frames.in_group(scene.rows, group)) if parameter in c.params]
+    rows = [c for c in configurations(frames.in_group(scene.rows, group)) if is_number(c.params.get(parameter))]
     lines: dict[tuple, list[Configuration]] = {}
     for c in rows:
         lines.setdefault((c.method, c.buffer, c.sparsity), []).append(c)
@@ -204,7 +206,7 @@ def mask_dynamics(scene: Scene) -> Drawing | None:
     for ax in (density, gradient, churn):
         ax.set_xlim(0, tasks * epochs)
         for boundary in range(1, tasks):
-            ax.axvline(boundary * epochs, color=GREY, linewidth=0.7, linestyle="--", zorder=1)
+            ax.axvline(boundary * epochs, color=GREY, linewidth=0.7, linestyle="--", zorder=1, gid=BOUNDARY)
     for task in range(tasks):
         density.annotate(
             f"task {task + 1}",
@@ -219,7 +221,7 @@ def mask_dynamics(scene: Scene) -> Drawing | None:
     density.set_ylabel("Weight density\n(fraction, log)")
     density.set_yscale("log")
     gradient.set_ylabel("Gradient density\n(fraction)")
-    if not gradient.get_lines()[tasks - 1 :]:
+    if not len(_values(gradient)):
         gradient.annotate(
             "no method shown masks gradients", (0.5, 0.5), xycoords="axes fraction", ha="center", color=GREY
         )
@@ -275,9 +277,15 @@ def _extent(scene: Scene, c: Configuration) -> tuple[int, int]:
     return record["stream"]["tasks"], record["cell"]["epochs"]
 
 
+def _values(ax: Axes) -> np.ndarray:
+    """All heights of the curves in ``ax``, task boundaries left out."""
+    curves = [np.asarray(line.get_ydata(), dtype=float) for line in ax.get_lines() if line.get_gid() != BOUNDARY]
+    return np.concatenate(curves or [np.empty(0)])
+
+
 def _percent_axis(ax: Axes) -> None:
-    values = [float(v) for line in ax.get_lines() for v in line.get_ydata() if len(line.get_ydata()) > 2]
-    low, high = (min(values), max(values)) if values else (0.001, 0.1)
+    values = _values(ax)
+    low, high = (values.min(), values.max()) if len(values) else (0.001, 0.1)
     ticks = [t for t in (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0) if low / 2 <= t <= high * 2]
     ax.set_yticks(ticks, [f"{100 * t:g}" for t in ticks])
     ax.set_yticks([], minor=True)
@@ -285,8 +293,9 @@ def _percent_axis(ax: Axes) -> None:
 
 
 def _log_density_axis(ax: Axes) -> None:
-    values = [float(v) for line in ax.get_lines() for v in line.get_ydata() if 0 < v <= 1 and len(line.get_ydata()) > 2]
-    low, high = (min(values), max(values)) if values else (0.1, 1)
+    values = _values(ax)
+    values = values[values > 0]
+    low, high = (values.min(), values.max()) if len(values) else (0.1, 1.0)
     ticks = [t for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0) if low * 0.7 <= t <= high * 1.3]
     ax.set_yticks(ticks, [f"{t:g}" for t in ticks])
     ax.set_yticks([], minor=True)

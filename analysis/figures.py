@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -163,10 +164,10 @@ def _flops_panel(ax: Axes, scene: Scene, learner: str, buffer: int) -> list[Conf
     ]
     compared = [c for c in [*drawn, *others] if c.n and c.method != "joint"]
     points = [(c.mean("flops_executed"), c.mean("class_il")) for c in compared]
-    front = pareto(points)
+    frontier = pareto(points)
     ax.plot(
-        [points[i][0] for i in front],
-        [points[i][1] for i in front],
+        [points[i][0] for i in frontier],
+        [points[i][1] for i in frontier],
         color=LIGHT,
         linewidth=5,
         zorder=1,
@@ -193,7 +194,8 @@ def _others(ax: Axes, others: Sequence[Configuration]) -> None:
     """Grey, directly labeled points of methods with no sparse version; those below the axis in one line of text."""
     low, high = ax.get_ylim()
     gap = (high - low) * 0.055
-    below, inside = [], []
+    below: list[Configuration] = []
+    inside: list[Configuration] = []
     for c in sorted({c.key: c for c in others if c.n}.values(), key=lambda c: c.mean("class_il")):
         value = c.mean("class_il")
         if math.isnan(value):
@@ -236,7 +238,7 @@ def _others(ax: Axes, others: Sequence[Configuration]) -> None:
         )
 
 
-def _grey(c: Configuration) -> dict[str, object]:
+def _grey(c: Configuration) -> dict[str, Any]:
     marker = look(c).marker
     return {"marker": marker, "color": GREY, "markeredgecolor": GREY, "markerfacecolor": "white"}
 
@@ -396,7 +398,7 @@ def accuracy_per_task(scene: Scene) -> Drawing | None:
     )
 
 
-def _task_curve(ax: Axes, scene: Scene, c: Configuration, curves: np.ndarray) -> tuple[float, str]:
+def _task_curve(ax: Axes, scene: Scene, c: Configuration, curves: np.ndarray) -> tuple[float, str, str]:
     sums = [summarize(list(column)) for column in curves.T]
     x = np.arange(1, len(sums) + 1)
     means = [s.mean for s in sums]
@@ -425,12 +427,12 @@ def _end_labels(ax: Axes, labels: Sequence[tuple]) -> None:
         return
     span = 100.0
     ax.set_ylim(0, 102)
+    last = max(float(np.max(line.get_xdata())) for line in ax.get_lines())
     places = style.spread([value for _, value, _, _ in labels], span * 0.047, 2, 101)
     for (c, value, name, color), place in zip(labels, places, strict=True):
-        tasks = ax.get_lines()[0].get_xdata()[-1]
         ax.annotate(
             name,
-            (tasks, value),
+            (last, value),
             xytext=(1.03, place),
             textcoords=("axes fraction", "data"),
             fontsize=6.8,
@@ -465,6 +467,7 @@ def accuracy_matrices(scene: Scene) -> Drawing | None:
             ax.set_xlabel("Tested on task" if i == len(grid) - 1 else "")
             ax.set_ylabel("After training task" if j == 0 else "")
     panels = [ax for row in axes for ax in row]
+    assert image is not None
     figure.colorbar(image, ax=panels, shrink=0.7, label="Class-IL accuracy (%)", pad=0.01)
     return _finish(
         scene,
@@ -518,8 +521,8 @@ def _heat_map(ax: Axes, scene: Scene, c: Configuration):
                     fontsize=7.5 if tasks <= 6 else 5,
                     color="white" if mean[t, k] < 55 else "black",
                 )
-    ax.set_xticks(range(tasks), range(1, tasks + 1))
-    ax.set_yticks(range(tasks), range(1, tasks + 1))
+    ax.set_xticks(range(tasks), [str(task + 1) for task in range(tasks)])
+    ax.set_yticks(range(tasks), [str(task + 1) for task in range(tasks)])
     ax.tick_params(length=0)
     for spine in ax.spines.values():
         spine.set_visible(False)

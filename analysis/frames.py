@@ -116,9 +116,15 @@ def _json(path: Path) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({one_line(error)})") from None
     try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        value = json.loads(text, parse_constant=_no_constant)
+        json.dumps(value, ensure_ascii=False).encode()  # lone surrogates cannot be written to any file
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: expected JSON ({one_line(error, 120)})") from None
+    return value
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _check_entry(path: Path, index: int, entry: Any) -> None:
@@ -131,7 +137,7 @@ def _check_entry(path: Path, index: int, entry: Any) -> None:
         if not isinstance(entry.get(key), kind):
             raise refuse(f"key '{key}': expected {kind.__name__}, found {type(entry.get(key)).__name__}")
     parts = entry["path"].split("/")
-    if any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts):
+    if any(part in ("", ".", "..") or "\\" in part or not part.isprintable() for part in parts):
         raise refuse(f"path {entry['path'][:80]!r}: expected a relative path without '..'")
     if absent := [key for key in CELL_FIELDS if key not in entry["cell"]]:
         raise refuse(f"key 'cell': lacks {', '.join(absent)}")
@@ -142,6 +148,8 @@ def _check_entry(path: Path, index: int, entry: Any) -> None:
     for key in ("stream", "method"):
         if not isinstance(cell[key], str):
             raise refuse(f"key 'cell.{key}': expected a string, found {cell[key]!r}")
+    if not isinstance(cell.get("params", {}), dict):
+        raise refuse("key 'cell.params': expected an object")
     if not all(isinstance(group, str) for group in entry["groups"]):
         raise refuse("key 'groups': expected a list of strings")
 
@@ -164,8 +172,11 @@ def collect(plan_path: str | os.PathLike[str], read: Reader | None = None) -> Re
     Raises:
         UserError: the plan is not one, or a record is damaged or not the planned one.
     """
-    if read is None:
-        from sparcl.record import read
+    reader = read
+    if reader is None:
+        import sparcl.record
+
+        reader = sparcl.record.read
     plan = read_plan(plan_path)
     records: dict[str, dict] = {}
     refusals: list[str] = []
@@ -175,7 +186,7 @@ def collect(plan_path: str | os.PathLike[str], read: Reader | None = None) -> Re
         row = _planned(entry)
         if _exists(file):
             try:
-                record = _checked(plan, file, entry, read)
+                record = _checked(plan, file, entry, reader)
             except UserError as error:
                 refusals.append(str(error))
                 continue

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from analysis import frames, statistics
 from analysis.frames import Results
@@ -88,7 +89,9 @@ def published(results: Results, load: Callable[[], Sequence] | None = None) -> T
         load: returns the published figures, :func:`sparcl.published.load` by default.
     """
     if load is None:
-        from sparcl.published import load
+        import sparcl.published
+
+        load = sparcl.published.load
     pool = configurations(frames.main_rows(results.frame))
     names = {row.method: row.label for row in pool}
     figures = [figure for figure in load() if figure.stream and figure.metric in QUANTITY]
@@ -99,7 +102,7 @@ def published(results: Results, load: Callable[[], Sequence] | None = None) -> T
     for figure in covered or figures:
         key = (figure.stream, figure.method, figure.sparsity or 0.0, figure.buffer or 0)
         rows = [row for row in pool if (row.stream, row.method, row.sparsity, row.buffer) == key and row.n]
-        values: dict[str, object] = {
+        values: dict[str, Any] = {
             "place": PLACE.get(figure.table, figure.table), "table": figure.table, "stream": figure.stream,
             "buffer": figure.buffer, "method": figure.method,
             "label": names.get(figure.method, figure.method),
@@ -152,7 +155,7 @@ def published(results: Results, load: Callable[[], Sequence] | None = None) -> T
     return Table("published", "Published and measured", columns, made, notes)
 
 
-def _beside(figure, row: Configuration, pool: Sequence[Configuration]) -> dict[str, object]:
+def _beside(figure, row: Configuration, pool: Sequence[Configuration]) -> dict[str, Any]:
     reason = NOT_COMPARABLE.get((figure.table, figure.metric))
     if reason is not None:
         return {"measured": DASH, "protocol": reason}

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from analysis import frames, style
 from analysis.frames import Results
@@ -114,7 +115,7 @@ class Drawing:
     name: str
     title: str
     caption: str
-    figure: object = field(repr=False)
+    figure: Figure = field(repr=False)
     missing: Sequence[str] = ()
 
 

@@ -24,6 +24,7 @@ import math
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy import special, stats
@@ -34,6 +35,7 @@ BOOTSTRAP_MIN_N = 5
 BOOTSTRAP_RESAMPLES = 2000
 BOOTSTRAP_SEED = 20220920
 NAN = float("nan")
+Row = TypeVar("Row", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Paired:
     hedges_gz: float = NAN
 
 
-def _finite(values: Sequence[float]) -> np.ndarray:
+def _finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
     array = np.asarray(values, dtype=float)
     return array[~np.isnan(array)]
 
@@ -93,7 +95,7 @@ def _deviation(values: np.ndarray) -> float:
     return 0.0 if sd <= 1e-12 * max(1.0, float(np.abs(values).max())) else sd
 
 
-def summarize(values: Sequence[float], confidence: float = 0.95) -> Summary:
+def summarize(values: Sequence[float] | np.ndarray, confidence: float = 0.95) -> Summary:
     """Mean, sample deviation and t-interval of ``values`` (nan left out)."""
     sample = _finite(values)
     n = len(sample)
@@ -131,7 +133,7 @@ def bootstrap_interval(
     return float(interval.low), float(interval.high)
 
 
-def sign_flip_p(differences: Sequence[float], seed: int = BOOTSTRAP_SEED) -> float:
+def sign_flip_p(differences: Sequence[float] | np.ndarray, seed: int = BOOTSTRAP_SEED) -> float:
     """Two-sided p-value of the sign-flip permutation test of a mean difference of zero.
 
     All ``2**n`` sign patterns up to :data:`PERMUTATION_EXACT_MAX_N` values, beyond that as many random ones
@@ -151,7 +153,7 @@ def sign_flip_p(differences: Sequence[float], seed: int = BOOTSTRAP_SEED) -> flo
     return float(np.mean(totals >= observed - 1e-9 * max(1.0, observed)))
 
 
-def compare(values: Mapping[Hashable, float], reference: Mapping[Hashable, float]) -> Paired:
+def compare(values: Mapping[Any, float], reference: Mapping[Any, float]) -> Paired:
     """Compare two methods by their differences on the seeds they share.
 
     Args:
@@ -210,8 +212,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def best_with_ties(
-    rows: Mapping[Hashable, Mapping[Hashable, float]], higher_is_better: bool = True, alpha: float = 0.05
-) -> set[Hashable]:
+    rows: Mapping[Row, Mapping[Any, float]], higher_is_better: bool = True, alpha: float = 0.05
+) -> set[Row]:
     """Rows that share first place: the best mean and every row that cannot be told from it.
 
     Each other row is compared with the best by a paired t-test on the seeds they share, Holm-corrected over

@@ -12,6 +12,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 
@@ -60,12 +61,12 @@ LEARNERS = {
     "lightcl": (GREY, "h"),
     "lwta": (GREY, "p"),
 }
-LINES = {"er": (0, (4, 1.6)), "der": (0, (1, 1.2)), "derpp": "solid"}
+LINES: dict[str, str | tuple] = {"er": (0, (4, 1.6)), "der": (0, (1, 1.2)), "derpp": "solid"}
 HOLLOW = {"er"}
 _SPARE_COLORS = ("#7F3C8D", "#3969AC", "#117733", "#882255", "#44AA99", "#6B4E16", "#332288", "#AA4466")
 _SPARE_MARKERS = ("<", ">", "8", "p", "h", "H", "d", "D")
 
-RC = {
+RC: Any = {
     "figure.dpi": 100,
     "savefig.dpi": 200,
     "font.family": "DejaVu Sans",
@@ -107,7 +108,7 @@ class Look:
     hollow: bool = False
 
     @property
-    def marks(self) -> dict[str, object]:
+    def marks(self) -> dict[str, Any]:
         """Keyword arguments for the marker of ``plot`` and ``errorbar``."""
         return {
             "marker": self.marker,

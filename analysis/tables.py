@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
@@ -143,13 +144,12 @@ def measures(
         adjusted = statistics.holm([m.paired.p if m.paired else math.nan for m in found])
         winners: set[int] = set()
         if block is not None and metric in COMPARED:
-            indices = [i for i, row in enumerate(rows) if row.method != "joint"]
-            for _, members in itertools.groupby(
-                sorted(indices, key=lambda i: block(rows[i])), key=lambda i: block(rows[i])
-            ):
-                members = list(members)
-                if len(members) > 1:
-                    competing = {i: values[i] for i in members}
+            blocks: dict[str, dict[int, dict[int, float]]] = {}
+            for index, row in enumerate(rows):
+                if row.method != "joint":
+                    blocks.setdefault(block(row), {})[index] = values[index]
+            for competing in blocks.values():
+                if len(competing) > 1:
                     winners |= statistics.best_with_ties(competing, COMPARED[metric] == "higher", ALPHA)
         result[metric] = [
             replace(m, p_holm=p, best=i in winners) for i, (m, p) in enumerate(zip(found, adjusted, strict=True))
@@ -232,7 +232,7 @@ def identity_columns(streams: int) -> list[Column]:
     ]
 
 
-def identity_values(row: Configuration) -> dict[str, object]:
+def identity_values(row: Configuration) -> dict[str, Any]:
     return {
         "configuration": row.key, "method": row.method, "learner": row.learner, "variant": row.variant,
         "stream": row.stream_label, "label": row.name, "sparsity": float(row.sparsity),
@@ -292,7 +292,7 @@ def _comparison(
     found = measures(rows, METRIC_COLUMNS, against, block)
     made = []
     for index, row in enumerate(rows):
-        values: dict[str, object] = identity_values(row) | flops_values(row, pool) | extra(row, pool)
+        values: dict[str, Any] = identity_values(row) | flops_values(row, pool) | extra(row, pool)
         values |= {metric: column[index] for metric, column in found.items()}
         if row.task_il_only:
             values |= {metric: None for metric in METRIC_COLUMNS if "class_il" in metric}
@@ -485,7 +485,7 @@ def memory(results: Results) -> Table | None:
 
     made = []
     for row in rows:
-        values: dict[str, object] = identity_values(row)
+        values: dict[str, Any] = identity_values(row)
         values |= {f"memory_{key}": row.mean(f"memory_{key}") / MEGABYTE for key in names}
         values |= {
             "saving": saved(row, "memory_total"),
@@ -509,21 +509,21 @@ def memory(results: Results) -> Table | None:
 
 
 # -- sweeps
+def is_number(value: Any) -> bool:
+    """Whether a parameter's value is one that a sweep can be drawn over."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def sweeps(results: Results) -> Table | None:
     """DDR's proportion and cutoff, DGM's sparsity: one block each."""
     made, chosen, everything = [], [], []
     pool = configurations(frames.main_rows(results.frame))
     for group, parameter in frames.SWEEPS.items():
-        rows = [row for row in configurations(frames.in_group(results.frame, group)) if parameter in row.params]
-        rows.sort(
-            key=lambda row, key=parameter: (
-                row.stream,
-                row.learner,
-                row.buffer,
-                row.sparsity,
-                row.params[key],
-            )
-        )
+        rows = [
+            row for row in configurations(frames.in_group(results.frame, group)) if is_number(row.params.get(parameter))
+        ]
+        order = [(r.stream, r.learner, r.buffer, r.sparsity, r.params[parameter], i) for i, r in enumerate(rows)]
+        rows = [rows[place[-1]] for place in sorted(order)]
         chosen += [(group, parameter, row) for row in rows]
     if not chosen:
         return None
@@ -535,7 +535,7 @@ def sweeps(results: Results) -> Table | None:
                           == (row.stream, row.method, row.sparsity, row.buffer)), None),
     )  # fmt: skip
     for index, (group, parameter, row) in enumerate(chosen):
-        values: dict[str, object] = identity_values(row) | flops_values(row, pool)
+        values: dict[str, Any] = identity_values(row) | flops_values(row, pool)
         values |= {metric: column[index] for metric, column in found.items()}
         values |= {"sweep": group, "parameter": parameter, "value": row.params[parameter], "label": row.label,
                    "data_fraction": row.mean("data_fraction"), "difference": found["class_il"][index].paired,

@@ -12,6 +12,7 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from analysis.statistics import Paired, Summary
 
@@ -66,7 +67,7 @@ class Column:
 class Row:
     """Values by column key; ``block`` names the rows that are compared with each other."""
 
-    values: Mapping[str, object]
+    values: Mapping[str, Any]
     block: str = ""
 
 
@@ -135,7 +136,7 @@ def difference(value: Paired | None, digits: int = 2) -> str:
     return f"{text} [{fixed(value.ci_low, digits, sign=True)}, {fixed(value.ci_high, digits, sign=True)}]"
 
 
-def printed(column: Column, value: object) -> tuple[str, bool]:
+def printed(column: Column, value: Any) -> tuple[str, bool]:
     """The text of a value in its column, and whether it is bold."""
     if value is None:
         return DASH, False

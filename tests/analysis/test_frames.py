@@ -7,6 +7,8 @@ import math
 
 import factory
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from analysis import frames
 from sparcl.errors import UserError
@@ -190,12 +192,42 @@ def test_bad_plans_are_refused(tiny, change, expected):
     assert str(caught.value).startswith(str(file))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "\x00", "[" * 100_000, '"plan"', "nul"])
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\x00", "[" * 100_000, '"plan"', "nul", "NaN", '"\\ud800"'])
 def test_no_plan_at_all(tmp_path, text):
     path = tmp_path / "plan.json"
     path.write_text(text)
     with pytest.raises(UserError, match=r"plan\.json"):
         frames.read_plan(path)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_change_of_a_plan_is_read_or_refused_in_one_line(tmp_path, data):
+    plan = factory.plan([factory.entry(factory.cell("er", 0.0, 50, seed)) for seed in range(2)])
+    target, depth = plan, data.draw(st.integers(0, 3))
+    for _ in range(depth):
+        inner = [value for value in (target.values() if isinstance(target, dict) else target) if value]
+        inner = [value for value in inner if isinstance(value, dict | list)]
+        if not inner:
+            break
+        target = data.draw(st.sampled_from(inner))
+    key = data.draw(st.sampled_from(sorted(target) if isinstance(target, dict) else range(len(target))))
+    target[key] = data.draw(JSON)
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(plan))
+    message = ""
+    try:
+        frames.missing_lines(frames.collect(path).frame)
+    except UserError as error:
+        message = str(error)
+    assert "\n" not in message
 
 
 def test_absent_plan(tmp_path):
