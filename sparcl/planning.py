@@ -104,17 +104,18 @@ def _plan_evaluation(
     book: Ledger, cell: Cell, parts: Parts, container: masks.MaskSet, clock: Clock, info: StreamInfo
 ) -> None:
     """Make the calls of the evaluation after the task of ``clock``, task by task where the policy has views."""
+    passes = parts.learner.evaluation_passes(clock.task)
     if not parts.sparsity.has_views:
         final = parts.sparsity.planned_counts(container, cell.sparsity, clock)
         if final is not None:
             book.set_weight_counts(final)
-        book.forward(ledger.EVALUATION, sum(info.test_sizes))
+        book.forward(ledger.EVALUATION, passes * sum(info.test_sizes))
         return
     for task, images in enumerate(info.test_sizes):
         shown = parts.sparsity.planned_view(container, cell.sparsity, clock, task)
         if shown is not None:
             book.set_weight_counts(shown)
-        book.forward(ledger.EVALUATION, images)
+        book.forward(ledger.EVALUATION, passes * images)
 
 
 def _draws_may_fall_short(cell: Cell, parts: Parts) -> bool:
@@ -135,7 +136,10 @@ def _plan_step(
         counts = masks.allocate(container.shapes, cell.sparsity)
     book.set_weight_counts(counts)
     learning = parts.sparsity.planned_learning(container, counts, cell.sparsity, clock)
-    book.set_gradient_counts(parts.gradient.planned_counts(container, learning, clock))
+    assumed |= learning is None
+    book.set_gradient_counts(
+        parts.gradient.planned_counts(container, counts if learning is None else learning, clock)
+    )
     if getattr(parts.sparsity, "planned_importance", lambda *_: False)(cell.sparsity, clock):
         book.extra_weight_gradient("importance", images + past, at="weights")
     if parts.gradient.planned_refresh(clock):

@@ -76,6 +76,7 @@ class Run:
         initial = seeding.generator(cell.seed, "initial-weights")
         model = models.build(cell.model, cell.width, self.info.classes, self.info.shape, initial)
         self.ledger = flops.Ledger(flops.layer_costs(model, self.info.shape))
+        self.learner.equip(model, cell, self.info)
         self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)
         weights = dict(self.model.named_parameters())
         self.masks = MaskSet({name: weights[name] for name in models.maskable(self.model)})
@@ -417,6 +418,7 @@ def evaluate(run: Run, seen: int) -> dict[str, list[float | None]]:
     """
     started = time.perf_counter()
     run.sync_ledger()
+    passes = run.learner.evaluation_passes(run.phase.index)
     rows: dict[str, list[float | None]] = {"class_il": [], "task_il": []}
     with evaluation_mode(run.model):
         for task in run.stream.tasks:
@@ -431,7 +433,7 @@ def evaluate(run: Run, seen: int) -> dict[str, list[float | None]]:
                     own = scores[:, task.classes.start : task.classes.stop].argmax(1) + task.classes.start
                     right[0] += (scores[:, :seen].argmax(1) == labels).sum()
                     right[1] += (own == labels).sum()
-                    run.ledger.forward(flops.EVALUATION, len(labels))
+                    run.ledger.forward(flops.EVALUATION, passes * len(labels))
             class_il, task_il = (100 * right.cpu().double() / max(len(task.test_index), 1)).tolist()
             rows["class_il"].append(None if run.task_il_only else class_il)
             rows["task_il"].append(task_il)

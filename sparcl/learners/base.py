@@ -12,7 +12,9 @@ from sparcl.policies import Component
 if TYPE_CHECKING:
     from sparcl.cell import Cell
     from sparcl.ledger import Ledger
+    from sparcl.models import Classifier
     from sparcl.protocol import Protocol
+    from sparcl.streams import StreamInfo
     from sparcl.trainer import Batch, Run
 
 Replay = tuple[Tensor, Tensor, Tensor]
@@ -35,6 +37,9 @@ class Learner(Component):
     replay_batches: ClassVar[int] = 0
     offline: ClassVar[bool] = False
     task_il_only: ClassVar[bool] = False
+
+    def equip(self, model: Classifier, cell: Cell, info: StreamInfo) -> None:
+        """Called when a run is built, before a checkpoint is loaded: add modules to ``model``, rename nothing."""
 
     def start(self, run: Run) -> None:
         """Called once, before the first task."""
@@ -79,6 +84,10 @@ class Learner(Component):
     def predict(self, run: Run, images: Tensor) -> Tensor:
         """Return evaluation scores (N, classes) for normalized ``images``; the model is in eval mode."""
         return run.model(images)
+
+    def evaluation_passes(self, task: int) -> int:
+        """Return the forward passes that :meth:`predict` takes per image during and after ``task``."""
+        return 1
 
     # -- plan: the same calls on a ledger that a run makes, without one ----------------------------------------------
     def planned_replay(self, cell: Cell, protocol: Protocol, task: int, seen: int) -> int:
