@@ -1,0 +1,181 @@
+"""What is wrong is refused: one line that names the file, the right exit status, and nothing old is touched."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sparcl import atomic, cell, checkpoint, cli, record, runner
+from sparcl.errors import RunError, UserError
+
+
+@pytest.fixture(scope="module")
+def finished(small_cell: Callable[..., cell.Cell], tmp_path_factory: pytest.TempPathFactory) -> tuple[cell.Cell, Path]:
+    folder = tmp_path_factory.mktemp("finished")
+    chosen = small_cell("sparcl-derpp", epochs=1)
+    runner.run_cell(chosen, folder)
+    return chosen, runner.folder_of(chosen, folder) / "record.json"
+
+
+def test_every_flipped_byte_of_a_record_is_noticed(finished: tuple[cell.Cell, Path], tmp_path: Path) -> None:
+    data = finished[1].read_bytes()
+    target = tmp_path / "record.json"
+    for place in range(0, len(data), 97):
+        damaged = bytearray(data)
+        damaged[place] ^= 1
+        target.write_bytes(damaged)
+        if json_equal(damaged, data):
+            continue
+        with pytest.raises(UserError, match=r"record\.json"):
+            record.read(target)
+
+
+def json_equal(first: bytes | bytearray, second: bytes) -> bool:
+    try:
+        return json.loads(first) == json.loads(second)
+    except ValueError:
+        return False
+
+
+def test_a_truncated_record_is_refused(finished: tuple[cell.Cell, Path], tmp_path: Path) -> None:
+    data = finished[1].read_bytes()
+    for size in range(0, len(data) - 2, 401):
+        (tmp_path / "record.json").write_bytes(data[:size])
+        with pytest.raises(UserError):
+            record.read(tmp_path / "record.json")
+
+
+def test_a_hand_edited_record_is_refused(finished: tuple[cell.Cell, Path], tmp_path: Path) -> None:
+    data = json.loads(finished[1].read_text())
+    data["results"]["metrics"]["class_il"] += 1
+    (tmp_path / "record.json").write_text(json.dumps(data))
+    with pytest.raises(UserError, match="changed after it was written"):
+        record.read(tmp_path / "record.json")
+
+
+def test_a_record_of_another_code_version_is_left_alone(
+    small_cell: Callable[..., cell.Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = small_cell("er", epochs=1)
+    runner.run_cell(chosen, tmp_path)
+    path = runner.folder_of(chosen, tmp_path) / "record.json"
+    before = path.read_bytes()
+    monkeypatch.setattr(runner.identity, "identity", lambda _: "0" * 64)
+    with pytest.raises(UserError, match="--force"):
+        runner.run_cell(chosen, tmp_path)
+    assert path.read_bytes() == before
+
+
+def test_a_loss_that_is_not_finite_fails_the_cell(
+    small_cell: Callable[..., cell.Cell], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = small_cell("derpp", epochs=2, learning_rate=1e6)
+    assert cli.main(["run", "--cell", chosen.json(), "--results", str(tmp_path), "--quiet"]) == 1
+    printed = capsys.readouterr().err
+    assert "not finite in task 0, epoch" in printed
+    assert len(printed.splitlines()) == 1
+    failed = json.loads((runner.folder_of(chosen, tmp_path) / "failed.json").read_text())
+    assert failed["cell"] == chosen.as_dict()
+    assert set(failed["at"]) == {"task", "epoch", "step"}
+    assert not (runner.folder_of(chosen, tmp_path) / "record.json").exists()
+
+
+def test_a_full_disk_leaves_old_files_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "file"
+    atomic.write_text(target, "old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(atomic.os, "fsync", full)
+    with pytest.raises(RunError, match="No space left"):
+        atomic.write_text(target, "new")
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_size_limit_stops_a_run_in_one_line(small_cell: Callable[..., cell.Cell], tmp_path: Path) -> None:
+    """The kernel refuses writes beyond a limit, as a full disk would."""
+    chosen = small_cell("derpp", epochs=1)
+    code = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
+        "from sparcl import cli\n"
+        f"sys.exit(cli.main(['run', '--cell', {chosen.json()!r}, '--results', {str(tmp_path)!r}, '--quiet']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "could not be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("record.json*"))
+
+
+def test_a_results_folder_that_cannot_be_written(
+    small_cell: Callable[..., cell.Cell], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "results").write_text("a file")
+    status = cli.main(
+        ["run", "--cell", small_cell("er", epochs=1).json(), "--results", str(tmp_path / "results"), "--quiet"]
+    )
+    printed = capsys.readouterr().err
+    assert status == 2
+    assert str(tmp_path / "results") in printed
+    assert len(printed.splitlines()) == 1
+
+
+def test_a_link_out_of_the_results_folder_is_refused(small_cell: Callable[..., cell.Cell], tmp_path: Path) -> None:
+    results, outside = tmp_path / "results", tmp_path / "outside"
+    (results / "runs").mkdir(parents=True)
+    outside.mkdir()
+    (results / "runs" / "split-digits").symlink_to(outside)
+    with pytest.raises(UserError, match="leads out of it"):
+        runner.run_cell(small_cell("er", epochs=1), results)
+    assert not list(outside.iterdir())
+
+
+def test_a_damaged_checkpoint_stops_the_run(small_cell: Callable[..., cell.Cell], tmp_path: Path) -> None:
+    chosen = small_cell("er", epochs=1)
+    saved = runner.folder_of(chosen, tmp_path) / runner.CHECKPOINT / "state.ckpt"
+    checkpoint.save(saved, "x", {"a": 1})
+    saved.write_bytes(saved.read_bytes()[:-1])
+    with pytest.raises(UserError, match="damaged"):
+        runner.run_cell(chosen, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--method", "sparkl-derpp"], "did you mean 'sparcl-derpp'"),
+        (["--stream", "split-digit"], "did you mean 'split-digits'"),
+        (["--sparsity", "1.2"], "sparsity"),
+        (["--sparsity", "-0.1"], "sparsity"),
+        (["--buffer", "0"], "buffer"),
+        (["--epochs", "0"], "epochs"),
+        (["--set", "ddr.proportio=0.1"], "did you mean 'ddr.proportion'"),
+        (["--set", "ddr.proportion"], "KEY=VALUE"),
+        (["--set", "dgm.sparsity=0.5"], "dgm.sparsity"),
+        (["--model", "resnet81"], "did you mean"),
+        (["--config", "no/such/file.yaml"], "no/such/file.yaml"),
+        (["--cell", "{"], "--cell"),
+        (["--stream", "split-cifar10", "--data", "no/such/folder"], "no/such/folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    arguments: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    base = ["run", "--stream", "split-digits", "--method", "sparcl-derpp", "--sparsity", "0.9", "--buffer", "20"]
+    assert cli.main([*base, "--results", "results", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert expected in printed.err
+    assert len(printed.err.splitlines()) == 1
+    assert not (tmp_path / "results").exists()
