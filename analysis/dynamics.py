@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,17 +15,20 @@ from analysis.style import BLACK, GREY
 from analysis.tables import Configuration, configurations, is_number
 
 BOUNDARY = "task boundary"
-SHADES = (
-    (style.BLUE, None),
-    (style.SKY, None),
-    (style.ORANGE, None),
-    (style.VERMILION, "//"),
-    (style.GREEN, ".."),
-    (style.PURPLE, "xx"),
-    (style.YELLOW, "\\\\"),
-    (style.GREY, "--"),
-)
-"""Face and hatch of the purposes in :func:`analysis.figures.flops_breakdown`."""
+SHADES = {
+    "stream": (style.BLUE, None), "replay": (style.SKY, None), "importance": (style.VERMILION, "//"),
+    "gradient_refresh": (style.GREEN, ".."), "dense_gradient": (style.ORANGE, None), "saliency": (style.PURPLE, "xx"),
+    "distillation": (style.YELLOW, "\\\\"),
+}  # fmt: skip
+"""Face and hatch of the ledger's lines in :func:`analysis.figures.flops_breakdown`, in their order."""
+OTHER_SHADES = ((style.GREY, "--"), (style.LIGHT, "++"), ("#6B4E16", "oo"), ("#7F3C8D", "**"))
+
+
+def shades(lines: Iterable[str]) -> dict[str, tuple[str, str | None]]:
+    """Face and hatch of each line of the ledger; known ones first and always the same."""
+    others = sorted(set(lines) - set(SHADES))
+    extra = {line: OTHER_SHADES[index % len(OTHER_SHADES)] for index, line in enumerate(others)}
+    return {line: face for line, face in (SHADES | extra).items() if line in set(lines)}
 
 
 def line_flops(scene: Scene, c: Configuration) -> dict[str, float]:
@@ -188,7 +191,7 @@ def mask_dynamics(scene: Scene) -> Drawing | None:
         width, order = (2.0, 5) if ours else (1.1, 3)
         step = {"linewidth": width, "zorder": order, "color": marks["color"], "drawstyle": "steps-post"}
         ends = [0.0, *x, tasks * epochs]
-        start = events[0]["density"] if events else _final_density(scene, c)
+        start = _initial_density(scene, c, events)
         density.plot(ends, [start, *(e["density"] for e in events), events[-1]["density"] if events else start], **step)
         if c.policies["gradient"] and events:
             values = [e["gradient_density"] for e in events]
@@ -266,10 +269,16 @@ def _history(scene: Scene, c: Configuration) -> list[dict]:
     return sorted(events, key=lambda event: event["x"])
 
 
-def _final_density(scene: Scene, c: Configuration) -> float:
-    layers = scene.results.records[c.done.path.iloc[0]]["results"]["masks"]["layers"].values()
+def _initial_density(scene: Scene, c: Configuration, events: Sequence[dict]) -> float:
+    """Density before the first update; a mask that is never updated has the final one all along."""
+    record = scene.results.records[c.done.sort_values("seed").path.iloc[0]]
+    layers = record["results"]["masks"]["layers"].values()
     size = sum(layer["size"] for layer in layers)
-    return sum(layer["weights"] for layer in layers) / size if size else 1.0
+    if not size:
+        return 1.0
+    if not events:
+        return sum(layer["weights"] for layer in layers) / size
+    return events[0]["density"] + (events[0]["pruned"] - events[0]["grown"]) / size
 
 
 def _extent(scene: Scene, c: Configuration) -> tuple[int, int]:

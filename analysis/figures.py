@@ -602,10 +602,8 @@ def flops_breakdown(scene: Scene) -> Drawing | None:
     if not shown:
         return None
     spent = [dynamics.line_flops(scene, c) for c in shown]
-    lines = sorted(
-        {line for parts in spent for line in parts}, key=lambda line: -sum(parts.get(line, 0) for parts in spent)
-    )
-    shades = dict(zip(lines, dynamics.SHADES * (1 + len(lines) // len(dynamics.SHADES)), strict=False))
+    shades = dynamics.shades([line for parts in spent for line in parts])
+    lines = list(shades)
     figure, axes = style.subplots(1, 2, 10.5, 0.19 * len(shown) + 1.7, gridspec_kw={"width_ratios": [3, 2]})
     for ax, relative in zip(axes[0], (False, True), strict=True):
         for place, parts in enumerate(spent):

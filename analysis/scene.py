@@ -136,6 +136,8 @@ def seeds_text(chosen: Iterable[Configuration]) -> str:
     counts = sorted({c.n for c in chosen if c.n})
     if not counts:
         return "n = 0 seeds"
+    if counts == [1]:
+        return "n = 1 seed"
     return f"n = {counts[0]} seeds" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]} seeds"
 
 

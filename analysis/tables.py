@@ -199,6 +199,8 @@ FLOPS_NOTE = (
 def spread_note(rows: Sequence[Configuration]) -> str:
     counts = sorted({row.n for row in rows})
     text = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    if counts == [1]:
+        return "n = 1 seed: a single run has no deviation, no interval and no test."
     spread = f"Mean ± sample standard deviation over n = {text} seeds."
     return f"{spread} 95 % intervals (t and bootstrap) are in the CSV."
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+from types import SimpleNamespace
 
 import factory
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -137,6 +139,22 @@ def test_mask_history_is_placed_in_epochs(tmp_path):
     scene = Scene(results, "split-digits")
     # 10 epochs a task, 18 steps of 16 images an epoch (288 images)
     assert dynamics._history(scene, scene.pool[0])[0]["x"] == pytest.approx(10 + 3 + 9 / 18)
+
+
+def test_density_before_the_first_update():
+    events = [{"density": 0.9, "pruned": 7_700, "grown": 0}]
+    path, record = "a/seed0", {"results": {"masks": {"layers": {"w": {"size": 77_000, "weights": 7_700}}}}}
+    scene = SimpleNamespace(results=SimpleNamespace(records={path: record}))
+    configuration = SimpleNamespace(done=pd.DataFrame({"seed": [0], "path": [path]}))
+    assert dynamics._initial_density(scene, configuration, events) == pytest.approx(1.0)
+    assert dynamics._initial_density(scene, configuration, []) == pytest.approx(0.1)
+
+
+def test_lines_of_the_ledger_keep_their_faces():
+    few, many = dynamics.shades(["replay", "stream"]), dynamics.shades(["zeta", "replay", "importance", "stream"])
+    assert list(few) == ["stream", "replay"]
+    assert all(many[line] == face for line, face in few.items())
+    assert len(set(many.values())) == 4
 
 
 def test_what_does_not_apply_is_not_drawn(tmp_path, draw):
