@@ -95,7 +95,7 @@ class Isolation(SparsityPolicy):
     task_il_only = True
     learners: ClassVar = ()
     parameters: ClassVar = {
-        "retrain": Parameter(1 / 3, "fraction of a task's epochs that train the kept weights after pruning",
+        "retrain": Parameter(1 / 3, "fraction of a task's steps that train the kept weights after pruning",
                              low=0, high=1),
         "batch_norm": Parameter("frozen", "batch normalization: frozen after the first task, or one per task",
                                 choices=("frozen", "per-task")),
@@ -129,18 +129,15 @@ class Isolation(SparsityPolicy):
         if run.phase.index:
             freeze_dense(run.model, self.batch_norm == "frozen")
 
-    def begin_epoch(self, run: Run) -> None:
-        clock = run.clock
-        if 0 < clock.epoch == self.prune_epoch(clock.epochs):
-            self.prune(run)
-
     def on_gradients(self, run: Run) -> bool:
         own_rows(run.model.head, run.phase.classes)
         return True
 
-    def end_task(self, run: Run) -> None:
-        if self.prune_epoch(run.clock.epochs) == run.clock.epochs:
+    def after_step(self, run: Run) -> None:
+        if run.clock.task_step + 1 == self.prune_step(run.clock):
             self.prune(run)
+
+    def end_task(self, run: Run) -> None:
         task = run.phase.index
         for name, owner in self.owner.items():
             owner[run.masks.weight[name] & (owner == FREE)] = task
@@ -168,9 +165,13 @@ class Isolation(SparsityPolicy):
         """Return per layer the mask of the weights in the forward pass before ``task`` is pruned."""
         return {name: torch.ones_like(owner, dtype=torch.bool) for name, owner in self.owner.items()}
 
-    def prune_epoch(self, epochs: int) -> int:
-        """Return the epoch before which a task is pruned; ``epochs`` if it is pruned at its end."""
-        return max(1, epochs - round(self.retrain * epochs))
+    def prune_step(self, clock: Clock) -> int:
+        """Return after how many of its steps the task of ``clock`` is pruned."""
+        return max(1, clock.task_steps - round(self.retrain * clock.task_steps))
+
+    def is_pruned(self, clock: Clock) -> bool:
+        """Return whether the step at ``clock`` comes after pruning."""
+        return clock.task_step >= self.prune_step(clock)
 
     # -- evaluation ------------------------------------------------------------------------------------------------
     def shown(self, task: int) -> dict[str, Tensor]:

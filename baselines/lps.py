@@ -12,16 +12,16 @@ ADMM (scaled form, one layer; rho grows tenfold from round to round, a round sta
     Z <- the kept_t largest |W + U| of W + U, else 0      Y <- 1 at the round(share |W'|) largest M + K, else 0
     U <- U + W - Z                                        K <- K + M - Y
 
-The W and M updates are one SGD step each; Z, U, Y, K are updated every ``interval`` epochs. After the last round W is
-pruned to its largest entries and M set to its largest entries, and the kept weights are retrained with both masks
-fixed. Task-IL only: the task says which weights, and which sharing mask, to use.
+The W and M updates are one SGD step each; Z, U, Y, K are updated between the ``updates`` parts of a round. After the
+last round W is pruned to its largest entries and M set to its largest entries, and the kept weights are retrained
+with both masks fixed. Task-IL only: the task says which weights, and which sharing mask, to use.
 
-What comes from where. The problem, the updates, M starting at 1, rho 0.01 with three tenfold rounds, Z and U every 3
-of 200 epochs a round, Y and K every 10, one third of the epochs for retraining of a round's length and a sharing
-ratio of 0.9 are those of the authors' code. Our reading: one interval for both pairs of updates (1 epoch); the epochs
-of a task are split evenly between the rounds and a share ``retrain`` at the end; the layer's share of the cell's
-sparsity follows the same geometric rule as PackNet's, so that their rows compare (the authors' code gives later tasks
-equal shares of a layer); the last task is pruned like the others; what is not maskable freezes after the first task.
+What comes from where. The problem, the updates, M starting at 1, rho 0.01 with three tenfold rounds, retraining as
+long as one round and a sharing ratio of 0.9 are those of the authors' code. Our reading: the steps of a task are
+split evenly between the three rounds and retraining; 3 updates a round for both pairs (the code updates Z and U every
+3 epochs, Y and K every 10, in rounds of 200), since a task is far shorter here; the kept share of a layer's free
+weights is the same for every task, as PackNet's, so that their rows compare (the code gives later tasks equal shares
+of the layer); the last task is pruned like the others; what is not maskable freezes after the first task.
 ``sharing: all`` shares every earlier weight (as PackNet does), ``sharing: none`` none.
 
 FLOPs. Executed: as PackNet, but while M is learned every weight has a gradient (that of M at the frozen ones), and
@@ -69,9 +69,10 @@ class LPS(Isolation):
 
     parameters: ClassVar = {
         **Isolation.parameters,
+        "retrain": Parameter(0.25, "fraction of a task's steps that train the kept weights after pruning", low=0, high=1),
         "rho": Parameter(0.01, "ADMM's penalty in the first round", low=0),
         "rounds": Parameter(3, "ADMM rounds; rho grows tenfold from one to the next", low=1, high=10),
-        "interval": Parameter(1, "epochs between the updates of Z, U, Y and K", low=1),
+        "updates": Parameter(3, "parts of a round, each of which begins with an update of Z, U, Y and K", low=1),
         "sharing": Parameter("learned", "which earlier weights a task uses", choices=("learned", "all", "none")),
         "share": Parameter(0.9, "fraction of the earlier weights that a task shares", low=0, high=1),
     }
@@ -83,18 +84,13 @@ class LPS(Isolation):
         self.auxiliary: dict[str, dict[str, Tensor]] = {}
 
     # -- schedule --------------------------------------------------------------------------------------------------
-    def round_at(self, epoch: int, epochs: int) -> int:
-        """Return the ADMM round of ``epoch``: the epochs before pruning, split as evenly as whole epochs allow."""
-        return min(epoch * self.rounds // self.prune_epoch(epochs), self.rounds - 1)
+    def part_at(self, step: int, steps: int) -> int:
+        """Return the part of ADMM that ``step`` of its ``steps`` lies in; ``updates`` parts make a round."""
+        return step * self.rounds * self.updates // steps
 
-    def epoch_in_round(self, epoch: int, epochs: int) -> int:
-        """Return how many epochs of its round are done before ``epoch``; 0 where a round starts."""
-        current = self.round_at(epoch, epochs)
-        return sum(self.round_at(earlier, epochs) == current for earlier in range(epoch))
-
-    def rho_at(self, epoch: int, epochs: int) -> float:
-        """Return rho in force in ``epoch``."""
-        return self.rho * 10.0 ** self.round_at(epoch, epochs)
+    def rho_at(self, step: int, steps: int) -> float:
+        """Return rho in force at ``step`` of ``steps``."""
+        return self.rho * 10.0 ** (self.part_at(step, steps) // self.updates)
 
     def share_count(self, earlier: int) -> int:
         """Return how many of ``earlier`` frozen weights of a layer a task shares."""
@@ -112,6 +108,7 @@ class LPS(Isolation):
         if run.phase.index and self.sharing == "learned":
             run.masks.restrict_gradients(None)
             self.auxiliary["M"] = {name: torch.ones_like(p) for name, p in self.frozen.items()}
+        self._start_round(run)
 
     def trained_with(self, task: int) -> dict[str, Tensor]:
         return self.free() if self.sharing == "none" else super().trained_with(task)
@@ -123,15 +120,15 @@ class LPS(Isolation):
                 layers |= {name: tensor.to(run.device) for name, tensor in layers.items()}
         self.frozen = {name: tensor.to(run.device) for name, tensor in self.frozen.items()}
 
-    def begin_epoch(self, run: Run) -> None:
-        super().begin_epoch(run)
-        epoch, epochs = run.clock.epoch, run.clock.epochs
-        if epoch >= self.prune_epoch(epochs):
+    def after_step(self, run: Run) -> None:
+        super().after_step(run)
+        step, steps = run.clock.task_step, self.prune_step(run.clock)
+        if step + 1 >= steps:
             return
-        done = self.epoch_in_round(epoch, epochs)
-        if done == 0:
+        part, following = self.part_at(step, steps), self.part_at(step + 1, steps)
+        if following // self.updates != part // self.updates:
             self._start_round(run)
-        elif done % self.interval == 0:
+        elif following != part:
             self._update_duals(run)
 
     def _start_round(self, run: Run) -> None:
@@ -163,14 +160,14 @@ class LPS(Isolation):
                 self.auxiliary["K"][name] += self.auxiliary["M"][name] - self.auxiliary["Y"][name]
 
     def on_gradients(self, run: Run) -> bool:
-        if run.clock.epoch < self.prune_epoch(run.clock.epochs):
+        if not self.is_pruned(run.clock):
             self._augment(run)
         return super().on_gradients(run)
 
     @torch.no_grad()
     def _augment(self, run: Run) -> None:
         """Add the gradient of the augmented Lagrangian at the free weights; take M's step at the frozen ones."""
-        rho = self.rho_at(run.clock.epoch, run.clock.epochs)
+        rho = self.rho_at(run.clock.task_step, self.prune_step(run.clock))
         a = self.auxiliary
         for name, weight in run.masks.parameters.items():
             gradient, free = weight.grad, self.owner[name] == FREE
@@ -217,7 +214,7 @@ class LPS(Isolation):
     # -- plan and checkpoint ---------------------------------------------------------------------------------------
     def planned_counts(self, masks: MaskSet, sparsity: float, clock: Clock) -> dict[str, int]:
         sizes = {name: parameter.numel() for name, parameter in masks.parameters.items()}
-        if clock.epoch < self.prune_epoch(clock.epochs):
+        if not self.is_pruned(clock):
             if clock.task and self.sharing == "none":
                 return {name: size - partition(size, sparsity, clock.task)[0] for name, size in sizes.items()}
             return sizes
@@ -226,7 +223,7 @@ class LPS(Isolation):
     def planned_learning(
         self, masks: MaskSet, weights: dict[str, int], sparsity: float, clock: Clock
     ) -> dict[str, int]:
-        pruned = clock.epoch >= self.prune_epoch(clock.epochs)
+        pruned = self.is_pruned(clock)
         if not pruned and self.sharing == "learned":
             return weights
         parts = {name: partition(p.numel(), sparsity, clock.task) for name, p in masks.parameters.items()}

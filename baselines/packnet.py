@@ -6,10 +6,10 @@ some epochs; fix them. The pruned ones are 0 and free for the next task. Evaluat
 tasks 0 .. k, so its accuracy cannot change any more. Task-IL only: the task says which weights to use.
 
 The cell's sparsity is the pruned share of the free weights: 0.50 and 0.75 in the paper, 0.50 in SparCL's Table 1.
-``retrain`` is 1/3 as in the paper, which trains 20 epochs and retrains 10. Biases and batch normalization are fixed
-after the first task (the paper's default; learning them per task brought it nothing). The paper prunes every
-convolution and starts from ImageNet weights; here the maskable layers are partitioned, the others freeze after the
-first task, and there is no pre-training. A task's free weights start at 0, as in the authors' code.
+``retrain`` is 1/3 of a task's steps as in the paper, which trains 20 epochs and retrains 10. Biases and batch
+normalization are fixed after the first task (the paper's default; learning them per task brought it nothing). The
+paper prunes every convolution and starts from ImageNet weights; here the maskable layers are partitioned, the others
+freeze after the first task, and there is no pre-training. A task's free weights start at 0, as in the authors' code.
 
 FLOPs. Executed: before pruning all weights are in the forward pass and the free ones have weight gradients, after it
 the frozen and the kept ones and the kept ones; the dense layers have no weight gradient after the first task. Paper:
@@ -43,14 +43,14 @@ class PackNet(Isolation):
 
     def planned_counts(self, masks: MaskSet, sparsity: float, clock: Clock) -> dict[str, int]:
         sizes = {name: parameter.numel() for name, parameter in masks.parameters.items()}
-        if clock.epoch < self.prune_epoch(clock.epochs):
+        if not self.is_pruned(clock):
             return sizes
         return {name: sum(partition(size, sparsity, clock.task)[:2]) for name, size in sizes.items()}
 
     def planned_learning(
         self, masks: MaskSet, weights: dict[str, int], sparsity: float, clock: Clock
     ) -> dict[str, int]:
-        pruned = clock.epoch >= self.prune_epoch(clock.epochs)
+        pruned = self.is_pruned(clock)
         parts = {name: partition(p.numel(), sparsity, clock.task) for name, p in masks.parameters.items()}
         return {name: kept if pruned else kept + free for name, (_, kept, free) in parts.items()}
 

@@ -154,11 +154,14 @@ def test_packnet_keeps_the_largest_of_the_free_weights():
     assert run.masks.gradient["w"].tolist() == [[False, False, False, True], [False, True, False, False]]
 
 
-@pytest.mark.parametrize(("epochs", "retrain", "epoch"), [(30, 1 / 3, 20), (10, 1 / 3, 7), (1, 1 / 3, 1), (4, 1.0, 1),
-                                                         (4, 0.0, 4)])  # fmt: skip
-def test_prune_epoch(epochs, retrain, epoch):
-    """20 epochs of training and 10 of retraining, as in the paper; one epoch is pruned at its end."""
-    assert PackNet(retrain=retrain).prune_epoch(epochs) == epoch
+@pytest.mark.parametrize(("steps", "retrain", "step"), [(3000, 1 / 3, 2000), (10, 1 / 3, 7), (1, 1 / 3, 1), (4, 1.0, 1),
+                                                       (4, 0.0, 4)])  # fmt: skip
+def test_prune_step(steps, retrain, step):
+    """Two parts of training and one of retraining, as in the paper; at least one step comes before pruning."""
+    clock = Clock(task_steps=steps)
+    policy = PackNet(retrain=retrain)
+    assert policy.prune_step(clock) == step
+    assert [policy.is_pruned(Clock(task_step=s, task_steps=steps)) for s in (step - 1, step)] == [False, True]
 
 
 def test_only_own_rows_of_the_head_learn():
@@ -222,10 +225,9 @@ def test_m_gradient_is_the_gradient_of_the_sharing_mask():
 
 
 def test_rounds_and_shares():
-    policy = LPS(rho=0.01, rounds=3)
-    assert [policy.round_at(epoch, 10) for epoch in range(7)] == [0, 0, 0, 1, 1, 2, 2]
-    assert [policy.epoch_in_round(epoch, 10) for epoch in range(7)] == [0, 1, 2, 0, 1, 0, 1]
-    assert [policy.rho_at(epoch, 10) for epoch in (0, 3, 6)] == pytest.approx([0.01, 0.1, 1.0])
+    policy = LPS(rho=0.01, rounds=3, updates=2)
+    assert [policy.part_at(step, 9) for step in range(9)] == [0, 0, 1, 2, 2, 3, 4, 4, 5]
+    assert [policy.rho_at(step, 9) for step in (0, 2, 3, 5, 6, 8)] == pytest.approx([0.01, 0.01, 0.1, 0.1, 1.0, 1.0])
     assert [LPS(share=0.9).share_count(n) for n in (0, 10, 1000)] == [0, 9, 900]
     assert LPS(sharing="all").share_count(7) == 7
     assert LPS(sharing="none").share_count(7) == 0
@@ -249,7 +251,7 @@ def test_lps_shares_the_planned_number_and_frees_the_rest(digits):
         ("lps", {}),
         ("lps", {"lps.sharing": "all"}),
         ("lps", {"lps.sharing": "none"}),
-        ("lps", {"lps.interval": 2, "lps.rounds": 2, "lps.share": 0.3}),
+        ("lps", {"lps.updates": 5, "lps.rounds": 2, "lps.share": 0.3}),
     ],
 )
 def test_planned_is_executed(method, params, digits):
@@ -262,6 +264,8 @@ def test_planned_is_executed(method, params, digits):
 def test_executed_flops_of_packnet_in_closed_form(digits):
     """Forward and input gradient at what exists, weight gradient at what learns; dense layers freeze after task 0."""
     run = complete("packnet", digits, 0.5, epochs=3)
+    steps = [-(-len(t.train_index) // 32) for t in digits.tasks]  # 9 or 10 an epoch: pruned between two epochs
+    assert [run.sparsity.prune_step(Clock(task_steps=3 * s)) for s in steps] == [2 * s for s in steps]
     macs = {"forward": 0, "input_gradient": 0, "weight_gradient": 0}
     for task, size in enumerate(len(t.train_index) for t in digits.tasks):
         for cost in run.ledger.costs:
