@@ -325,7 +325,9 @@ def continual_learning(results: Results) -> Table | None:
     rows = configurations(frames.main_rows(results.frame))
     rows = [row for row in rows if row.family not in ("sparse-baseline", "ablation")]
     columns = [BUFFER, LABEL, SPARSITY, *METRIC_COLUMNS.values(), *FLOPS, AGAINST, DIFFERENCE, P_HOLM, SEEDS]
-    notes = ["Buffer 0: methods without a memory; they have no reference at equal memory."]
+    notes = []
+    if any(row.buffer == 0 for row in rows):
+        notes.append("Buffer 0: methods without a memory; they have no reference at equal memory.")
     if any(row.task_il_only for row in rows):
         notes.append(f"Methods that need the task's identity at test time have no Class-IL accuracy ({DASH}).")
     return _comparison(
