@@ -69,7 +69,7 @@ class LPS(Isolation):
 
     parameters: ClassVar = {
         **Isolation.parameters,
-        "retrain": Parameter(0.25, "fraction of a task's steps that train the kept weights after pruning", low=0, high=1),
+        "retrain": Parameter(0.25, "fraction of a task's steps that train the kept weights", low=0, high=1),
         "rho": Parameter(0.01, "ADMM's penalty in the first round", low=0),
         "rounds": Parameter(3, "ADMM rounds; rho grows tenfold from one to the next", low=1, high=10),
         "updates": Parameter(3, "parts of a round, each of which begins with an update of Z, U, Y and K", low=1),
