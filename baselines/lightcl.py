@@ -102,7 +102,7 @@ def feature_maps(model: Classifier, images: Tensor) -> tuple[list[Tensor], Tenso
     """Return the post-ReLU outputs (N, C, ...) of the last stage's convolution stages, and the logits (N, classes)."""
     last = model.stages[-1]
     blocks = [module for module in last.modules() if isinstance(module, BasicBlock)]
-    points = [point for block in blocks for point in (block.bn1, block)] or [last]
+    points: list[nn.Module] = [point for block in blocks for point in (block.bn1, block)] or [last]
     found: list[Tensor] = []
     handles = [point.register_forward_hook(lambda _m, _i, out: found.append(F.relu(out))) for point in points]
     try:

@@ -171,6 +171,7 @@ class LPS(Isolation):
         a = self.auxiliary
         for name, weight in run.masks.parameters.items():
             gradient, free = weight.grad, self.owner[name] == FREE
+            assert gradient is not None
             if "M" in a:
                 m, y, k = a["M"][name], a["Y"][name], a["K"][name]
                 step = gradient * self.frozen[name] + rho * (m - y + k)

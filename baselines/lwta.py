@@ -120,6 +120,9 @@ class Competition(nn.Module):
         ticket: (C,), the gates in evaluation: 1 for winners, else 0.
     """
 
+    noise: Tensor
+    ticket: Tensor
+
     def __init__(self, weight_name: str, tasks: int, units: int, size: int, temperature: float, samples: int):
         super().__init__()
         self.weight_name, self.size, self.temperature, self.task = weight_name, size, temperature, 0
@@ -141,7 +144,7 @@ class Competition(nn.Module):
 
 
 def _compete(host: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
-    return host.competition(output)
+    return host.get_submodule("competition")(output)
 
 
 def hosts(model: Classifier) -> dict[str, nn.Module]:
@@ -210,18 +213,19 @@ class LWTA(Learner):
 
     def adjust_gradients(self, run: Run) -> None:
         for competition in self._competing:
-            competition.logits.grad.mul_(self.rate)
+            if competition.logits.grad is not None:
+                competition.logits.grad.mul_(self.rate)
 
     def predict(self, run: Run, images: Tensor) -> Tensor:
         """Return scores (N, classes): each task's classes as its own ticket sees them, unseen ones as the last."""
         if not run.untrained:
             return run.model(images)
-        scores = None
-        for task in range(run.phase.index, -1, -1):
+        current = run.phase.index
+        with run.sparsity.show(run, current):
+            scores = run.model(images)
+        for task in range(current):
             with run.sparsity.show(run, task):
                 logits = run.model(images)
-            if scores is None:
-                scores = logits
             classes = run.stream.tasks[task].classes
             scores[:, classes.start : classes.stop] = logits[:, classes.start : classes.stop]
         return scores

@@ -77,7 +77,7 @@ class Run:
         model = models.build(cell.model, cell.width, self.info.classes, self.info.shape, initial)
         self.ledger = flops.Ledger(flops.layer_costs(model, self.info.shape))
         self.learner.equip(model, cell, self.info)
-        self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)
+        self.model: models.Classifier = model.to(self.device, memory_format=torch.channels_last)
         weights = dict(self.model.named_parameters())
         self.masks = MaskSet({name: weights[name] for name in models.maskable(self.model)})
         self.memory = ReservoirMemory(cell.buffer, self.info.shape, self.info.classes, self.device)
