@@ -65,7 +65,7 @@ def config(checkout) -> str:
         "total": 8,
     }
     assert "reason: Missing output files" in dry
-    assert not (checkout.folder / "results").exists()
+    assert not (checkout.folder / "results/small").exists()
     output = checkout.run(*run_script(name, "all"))
     assert "cells 4/4 (100 %)" in output
     assert "report:  results/small/report.html" in output

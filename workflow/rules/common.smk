@@ -70,8 +70,8 @@ onstart:
 
 
 onsuccess:
-    progress.finish(Path(RESULTS), failed=False)
+    progress.finish(Path(RESULTS), ", ".join(log), failed=False)
 
 
 onerror:
-    progress.finish(Path(RESULTS), failed=True)
+    progress.finish(Path(RESULTS), ", ".join(log), failed=True)

@@ -20,6 +20,8 @@ SECONDS = 5.0
 """Between two lines."""
 CHATTER = {"job_info", "job_started", "job_finished", "progress", "shellcmd", "resources_info"}
 SELECTING = "Select jobs to execute..."
+LAST = ("Complete log(s): ", "Elapsed time: ")
+"""What Snakemake says after the last hook; :func:`finish` says it before, so that the results come last."""
 CELL_COMMAND = "sparcl.worker run --cell"
 LOGGER = "snakemake.logging"
 MOST_FAILED = 20
@@ -139,7 +141,7 @@ def _also_stop_cells(number: int) -> None:
 def _is_wanted(record: logging.LogRecord) -> bool:
     event = str(getattr(getattr(record, "event", None), "value", ""))
     text = record.getMessage()
-    if event in CHATTER or text == SELECTING or CELL_COMMAND in text:
+    if event in CHATTER or text == SELECTING or CELL_COMMAND in text or text.startswith(LAST):
         return False
     return event != "job_error" or getattr(record, "rule_name", "") != "cell"
 
@@ -154,8 +156,9 @@ def _terminate_cells() -> None:
                 child.terminate()
 
 
-def finish(results: Path, failed: bool) -> None:
+def finish(results: Path, log: str, failed: bool) -> None:
     """Say where the results are, and which cells failed and why."""
+    say(f"log: {log}, {clock(time.monotonic() - current.begun)} elapsed" if current else f"log: {log}")
     for line in closing(results, list(current.failed) if current else [], failed):
         say(line)
 
