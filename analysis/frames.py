@@ -180,6 +180,7 @@ def collect(plan_path: str | os.PathLike[str], read: Reader | None = None) -> Re
     plan = read_plan(plan_path)
     records: dict[str, dict] = {}
     refusals: list[str] = []
+    data: dict[str, tuple[str, Path]] = {}
     rows = []
     for entry in plan.cells:
         file = plan.runs / entry["path"] / "record.json"
@@ -187,6 +188,7 @@ def collect(plan_path: str | os.PathLike[str], read: Reader | None = None) -> Re
         if _exists(file):
             try:
                 record = _checked(plan, file, entry, reader)
+                _check_data(record, file, data)
             except UserError as error:
                 refusals.append(str(error))
                 continue
@@ -225,6 +227,15 @@ def _checked(plan: Plan, file: Path, entry: Mapping[str, Any], read: Reader) -> 
             f"the plan says {entry['identity'][:12]}); run the cell again or remove the file"
         )
     return record
+
+
+def _check_data(record: Mapping[str, Any], file: Path, seen: dict[str, tuple[str, Path]]) -> None:
+    """Refuse a record whose images are not those of the first record of the same stream and options."""
+    cell, digest = record["cell"], record["provenance"]["data"]
+    key = json.dumps([cell["stream"], cell.get("stream_options")], sort_keys=True)
+    first, where = seen.setdefault(key, (digest, file))
+    if digest != first:
+        raise UserError(f"{file}: record of other data (digest {digest[:12]}) than {where} ({first[:12]})")
 
 
 def _planned(entry: Mapping[str, Any]) -> dict[str, Any]:

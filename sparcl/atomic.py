@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import secrets
 from pathlib import Path
 
@@ -41,3 +43,11 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Like :func:`write_bytes` for UTF-8 text."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what writers that were killed left in ``folder``; for the one process that may write there."""
+    with contextlib.suppress(OSError):
+        for path in list(folder.iterdir()):
+            if re.fullmatch(r"\..+\.\d+-[0-9a-f]{8}\.tmp", path.name):
+                path.unlink(missing_ok=True)

@@ -17,15 +17,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-import yaml
-
-from sparcl import methods, streams
+from sparcl import methods, streams, strict_yaml
 from sparcl.errors import UserError, suggest
 from sparcl.policies import Component, Parameter
 from sparcl.protocol import Protocol
 
 HYPERPARAMETERS = Path(__file__).parent / "data" / "hyperparameters.yaml"
 SAFE = re.compile(r"[A-Za-z0-9._=,+-]+")
+LONGEST = 200
+"""Characters of a variant, which is a folder's name."""
 Part = TypeVar("Part", bound=Component)
 
 LIMITS: dict[str, Parameter] = {
@@ -184,12 +184,7 @@ def protocol_of(stream: str) -> dict[str, Any]:
 
 @functools.cache
 def _hyperparameters(path: Path) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(
-            f"{path}: expected a readable YAML file of hyper-parameters ({type(error).__name__})"
-        ) from error
+    data = strict_yaml.load(path)
     entries = data.get("components") if isinstance(data, dict) else None
     if not isinstance(entries, list) or not all(
         isinstance(e, dict) and isinstance(e.get("where"), dict) and isinstance(e.get("values"), dict) for e in entries
@@ -244,7 +239,8 @@ def _variant_text(variant: Mapping[str, Any]) -> str:
         text = str(value)
         return text if SAFE.fullmatch(text) else "h" + format(_short_digest(text), "08x")
 
-    return ",".join(f"{key}={shown(value)}" for key, value in sorted(variant.items()))
+    text = ",".join(f"{key}={shown(value)}" for key, value in sorted(variant.items()))
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 10]}+h{_short_digest(text):08x}"
 
 
 def _short_digest(text: str) -> int:
@@ -256,5 +252,5 @@ def load_json(text: str) -> Cell:
     """Make the cell described by a JSON text."""
     try:
         return from_dict(json.loads(text))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"cell: expected JSON ({error})") from error

@@ -25,7 +25,7 @@ TENSOR = "\x00tensor"
 
 
 class StaleCheckpoint(UserError):
-    """A sound checkpoint of another cell, code or library version: it cannot continue this run."""
+    """A sound checkpoint of another cell, code, library version or data: it cannot continue this run."""
 
 
 def save(path: Path, identity: str, state: dict[str, Any]) -> None:
@@ -42,7 +42,7 @@ def load(path: Path, identity: str) -> dict[str, Any]:
 
     Raises:
         UserError: not a checkpoint, damaged, or of another file version.
-        StaleCheckpoint: of another cell, code or library version.
+        StaleCheckpoint: of another cell, code, library version or data.
     """
     advice = "delete it to start this cell over"
     try:
@@ -61,7 +61,7 @@ def load(path: Path, identity: str) -> dict[str, Any]:
             return _join(json.loads(plain), safetensors.torch.load(payload))
     except (ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError) as error:
         raise UserError(f"{path}: checkpoint is damaged ({one_line(error)}); {advice}") from error
-    raise StaleCheckpoint(f"{path}: checkpoint belongs to another cell, code or library version; {advice}")
+    raise StaleCheckpoint(f"{path}: checkpoint belongs to another cell, code, library version or data; {advice}")
 
 
 def _split(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:

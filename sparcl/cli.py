@@ -7,21 +7,24 @@ that was interrupted and left a checkpoint.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import math
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
+from sparcl import strict_yaml
 from sparcl.errors import RunError, UserError, one_line, suggest
 
 PROTOCOL_OPTIONS: dict[str, type] = {
     "model": str, "width": int, "epochs": int, "batch_size": int, "learning_rate": float, "precision": str,
     "device": str,
 }  # fmt: skip
+STOP_SECONDS = 10.0
+"""A run that was asked to stop and is not at a step's end by then stops where it is, with its last checkpoint."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--threads", type=int, default=1, help="threads of the run (default: %(default)s)")
     run.add_argument("--force", action="store_true", help="replace a record of another code or library version")
     run.add_argument("--checkpoint-every", type=float, default=60.0, metavar="SECONDS",
-                     help="seconds between checkpoints (default: %(default)s)")  # fmt: skip
+                     help="seconds between checkpoints, 0 for every step (default: %(default)s)")  # fmt: skip
     run.add_argument("--quiet", action="store_true", help="print nothing but the result")
 
     flops = commands.add_parser("flops", help="FLOPs of a cell in three ledgers, without training it")
@@ -100,6 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RunError as error:
         print(f"failed: {one_line(error, 600)}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     except BrokenPipeError:
         sys.stderr.close()
         return 0
@@ -113,24 +118,25 @@ def _cell(options: argparse.Namespace) -> Any:
     if options.cell is not None:
         try:
             given = json.loads(options.cell)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"--cell: expected JSON ({one_line(error, 100)})") from error
         if not isinstance(given, dict):
             raise UserError("--cell: expected a JSON object")
+        strict_yaml.check(given, "--cell")
     if options.config is not None:
         given |= _settings(options.config)
     for name in ("stream", "method", "sparsity", "buffer", "seed", *PROTOCOL_OPTIONS):
         if getattr(options, name) is not None:
             given[name] = getattr(options, name)
+    for name in ("params", "stream_options"):
+        if not isinstance(given.get(name, {}), dict):
+            raise UserError(f"{name}: expected a mapping, got {one_line(repr(given[name]), 60)}")
     params, stream_options = dict(given.get("params", {})), dict(given.get("stream_options", {}))
     for text in options.set:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise UserError(f"--set {text}: expected KEY=VALUE, for example ddr.proportion=0.1")
-        try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UserError(f"--set {text}: expected a plain value after '='") from error
+        parsed = strict_yaml.parse(value, f"--set {one_line(key, 80)}")
         if key.startswith("stream."):
             stream_options[key.removeprefix("stream.")] = parsed
         else:
@@ -142,15 +148,37 @@ def _cell(options: argparse.Namespace) -> Any:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: expected a readable YAML file ({one_line(error, 100)})") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: expected YAML ({one_line(error, 160)})") from error
-    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+    data = strict_yaml.load(path)
+    if not isinstance(data, dict):
         raise UserError(f"{path}: expected the settings of a cell as 'key: value' lines")
     return data
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect the signals that ask to stop. One that is not heeded in ``STOP_SECONDS`` raises Interrupted."""
+    from sparcl.trainer import Interrupted
+
+    asked: list[int] = []
+
+    def note(number: int, _frame: Any) -> None:
+        asked.append(number)
+        signal.setitimer(signal.ITIMER_REAL, STOP_SECONDS, 1.0)
+
+    def interrupt(_number: int, _frame: Any) -> None:
+        raise Interrupted
+
+    handlers: dict[int, Any] = dict.fromkeys((signal.SIGINT, signal.SIGTERM), note)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
+        handlers[signal.SIGHUP] = note
+    handlers[signal.SIGALRM] = interrupt
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield asked
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -158,11 +186,12 @@ def _run(options: argparse.Namespace) -> int:
     from sparcl.progress import Progress
     from sparcl.trainer import Interrupted
 
+    if options.threads < 1:
+        raise UserError(f"--threads: expected at least 1, got {options.threads}")
+    if not 0 <= options.checkpoint_every < math.inf:
+        raise UserError(f"--checkpoint-every: expected a number of seconds, got {options.checkpoint_every}")
     chosen = _cell(options)
-    asked: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda signum, frame: asked.append(signum))
-    with Progress(chosen, quiet=options.quiet) as progress:
+    with _signals() as asked, Progress(chosen, quiet=options.quiet) as progress:
         try:
             found = runner.run_cell(
                 chosen, options.results, data_root=options.data, threads=options.threads, force=options.force,
@@ -170,8 +199,11 @@ def _run(options: argparse.Namespace) -> int:
                 stop=lambda: bool(asked),
             )  # fmt: skip
         except Interrupted:
+            signal.setitimer(signal.ITIMER_REAL, 0)
             progress.close()
-            print(f"interrupted: {chosen.path} left a checkpoint; the same command continues it", file=sys.stderr)
+            saved = (runner.folder_of(chosen, options.results) / runner.CHECKPOINT).exists()
+            left = "left a checkpoint; the same command continues it" if saved else "is without a checkpoint yet"
+            print(f"interrupted: {chosen.path} {left}", file=sys.stderr)
             return 128 + asked[0]
     result = found["results"]["metrics"]
     shown = {name: "-" if result[name] is None else f"{result[name]:.2f}" for name in result}

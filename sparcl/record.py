@@ -55,8 +55,8 @@ def read(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        if path.stat().st_size > LARGEST:
-            raise UserError(f"{path}: expected a run record of at most {LARGEST >> 20} MiB")
+        if path.stat().st_size > LARGEST or not path.is_file():
+            raise UserError(f"{path}: expected a run record, a file of at most {LARGEST >> 20} MiB")
         data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_twins)
     except OSError as error:
         raise UserError(f"{path}: run record cannot be read ({error.strerror or error})") from error

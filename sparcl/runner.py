@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import fcntl
 import json
+import os
 import shutil
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from sparcl import atomic, checkpoint, environment, footprint, identity, methods, metrics, record, streams
 from sparcl.cell import Cell
-from sparcl.errors import RunError, UserError
+from sparcl.errors import RunError, UserError, one_line
 from sparcl.planning import dense_ledger, paper_ledger
 from sparcl.trainer import Interrupted, Run, train
 
 RECORD, FAILED, CHECKPOINT = "record.json", "failed.json", "checkpoint"
 CHECKPOINT_SECONDS = 60.0
+TASK_END_SECONDS = 5.0
+"""A task's last step leaves a checkpoint if the last one is older: what follows may take long and cannot be saved."""
+LOST = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError)
 
 
 def folder_of(cell: Cell, results: Path) -> Path:
-    """Return the cell's folder below ``results``, refusing one that a link would lead elsewhere."""
+    """Return the cell's folder below ``results``.
+
+    Raises:
+        UserError: a link would lead elsewhere, or the system refuses such a path.
+    """
     folder = results / "runs" / cell.path
-    root = results.resolve()
-    if not folder.resolve().is_relative_to(root):
-        raise UserError(f"{folder}: expected a folder inside {results}, a link leads out of it")
+    try:
+        root = results.resolve()
+        for part in (folder, folder / CHECKPOINT, folder / RECORD):
+            if not part.resolve().is_relative_to(root):
+                raise UserError(f"{part}: expected a place inside {results}, a link leads out of it")
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                part.lstat()
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{folder}: expected a folder that can be made ({one_line(error, 160)})") from error
     return folder
 
 
@@ -43,30 +60,108 @@ def run_cell(
 ) -> dict[str, Any]:
     """Run ``cell`` and write its record below ``results``; return the record.
 
-    A finished record of the same identity is returned as it is. An interrupted run continues from its checkpoint, bit
-    for bit. ``stop`` is asked after every step; once it says yes the run leaves a checkpoint and raises Interrupted.
+    A finished record of the same cell, code, library versions and data is returned as it is. An interrupted run
+    continues from its checkpoint, bit for bit. ``stop`` is asked after every step; once it says yes the run leaves a
+    checkpoint and raises Interrupted. Of two processes that are to run the same cell one runs it and the other waits.
 
     Raises:
-        UserError: bad data, a record of another identity in the way, a damaged checkpoint, an unwritable folder.
+        UserError: bad data, a record of something else in the way, a damaged checkpoint, an unwritable folder.
         RunError: the run could not be finished; ``failed.json`` beside the record says why and where.
         Interrupted: stopped on request.
     """
     folder = folder_of(cell, results)
-    target, saved = folder / RECORD, folder / CHECKPOINT / "state.ckpt"
     wanted = identity.identity(cell)
-    if target.exists() and not force:
-        found = record.read(target)
-        if found["identity"] == wanted:
-            return found
-        raise UserError(f"{target}: a record of another code or library version is here; --force replaces it")
-    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    clock = time.perf_counter()
+    earlier = None if force else _finished(folder / RECORD, cell, wanted)
     environment.prepare(cell, threads)
     stream = streams.load(cell.stream, data_root, dict(cell.stream_options))
+    if earlier is None:
+        with _claimed(folder, stop):
+            earlier = None if force else _finished(folder / RECORD, cell, wanted)  # while this process waited
+            if earlier is None:
+                return _run(cell, stream, folder, wanted, threads, checkpoint_seconds, watch, watch_task, stop)
+    elif (folder / CHECKPOINT).exists():
+        with _claimed(folder, stop):  # left by a run that was killed after it wrote its record
+            shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
+    if earlier["provenance"]["data"] != stream.digest:
+        raise UserError(f"{folder / RECORD}: a record of other data is here; --force replaces it")
+    return earlier
+
+
+def _finished(target: Path, cell: Cell, wanted: str) -> dict[str, Any] | None:
+    """Return the record at ``target``, or None where there is none; refuse one of another identity."""
+    if not target.exists():
+        return None
+    found = record.read(target)
+    if found["identity"] == wanted:
+        return found
+    what = "of other code"
+    for here, there in ((cell.as_dict(), found["cell"]), (identity.versions(), found["provenance"]["versions"])):
+        different = sorted(key for key in {*here, *there} if here.get(key) != there.get(key))
+        if different:
+            key = different[0]
+            values = f"{one_line(there.get(key), 80)}, not {one_line(here.get(key), 80)}"
+            what = f"with another {key} ({values})"
+            break
+    raise UserError(f"{target}: a record {what} is here; --force replaces it")
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path, stop: Callable[[], bool]) -> Iterator[None]:
+    """Make the cell's folder and hold it for this process alone; the system lets go when the process dies."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UserError(f"{folder}: expected a folder that can be written to ({error.strerror or error})") from error
+    try:
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise UserError(f"{folder}: expected a folder that can be written to")
+        told = False
+        while not _locked(handle):
+            if stop():
+                raise Interrupted(folder)
+            if not told:
+                print(f"{folder}: waiting for another process that runs this cell", file=sys.stderr, flush=True)
+            told = True
+            time.sleep(0.1)
+        for place in (folder, folder / CHECKPOINT):
+            atomic.remove_leftovers(place)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _locked(handle: int) -> bool:
+    """Lock an open folder; return whether it is ours. A file system without locks counts as locked."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _run(
+    cell: Cell,
+    stream: streams.Stream,
+    folder: Path,
+    wanted: str,
+    threads: int,
+    checkpoint_seconds: float,
+    watch: Callable[[Run], None],
+    watch_task: Callable[[Run], None],
+    stop: Callable[[], bool],
+) -> dict[str, Any]:
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    clock = time.perf_counter()
+    target, saved, key = folder / RECORD, folder / CHECKPOINT / "state.ckpt", checkpoint_key(wanted, stream.digest)
+    if stop():
+        raise Interrupted(cell.path)
     run = Run(cell, stream)
     if saved.exists():
         try:
-            run.load(checkpoint.load(saved, wanted))
+            _continue(run, saved, checkpoint.load(saved, key))
         except checkpoint.StaleCheckpoint as stale:
             print(f"{stale}: starting over")
     last_saved = time.monotonic()
@@ -74,22 +169,48 @@ def run_cell(
     def after_step(run: Run) -> None:
         nonlocal last_saved
         watch(run)
-        stopping = stop()
-        if stopping or time.monotonic() - last_saved >= checkpoint_seconds:
-            checkpoint.save(saved, wanted, run.state())
+        stopping, now = stop(), run.clock
+        ends = now.step == now.steps and now.epoch == now.epochs - 1
+        limit = min(checkpoint_seconds, TASK_END_SECONDS) if ends else checkpoint_seconds
+        if stopping or time.monotonic() - last_saved >= limit:
+            checkpoint.save(saved, key, run.state())
             last_saved = time.monotonic()
         if stopping:
             raise Interrupted(cell.path)
 
     try:
-        (folder / FAILED).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (folder / FAILED).unlink(missing_ok=True)
         train(run, after_step, watch_task)
+        _check_weights(run)
     except RunError as error:
-        atomic.write_text(folder / FAILED, json.dumps(_failure(run, error), indent=1) + "\n")
+        with contextlib.suppress(RunError, UserError):  # where the disk is full, that is what must be told
+            atomic.write_text(folder / FAILED, json.dumps(_failure(run, error), indent=1) + "\n")
         raise
     complete = record.write(target, _record(run, wanted, started, time.perf_counter() - clock, threads))
     shutil.rmtree(saved.parent, ignore_errors=True)
     return complete
+
+
+def checkpoint_key(wanted: str, data: str) -> str:
+    """Return what a checkpoint must have been saved under to continue a run: its identity and its data's digest."""
+    return f"{wanted} {data}"
+
+
+def _continue(run: Run, saved: Path, state: Mapping[str, Any]) -> None:
+    try:
+        run.load(state)
+    except LOST as error:
+        raise UserError(
+            f"{saved}: checkpoint does not fit this run ({one_line(repr(error), 120)}); delete it to start over"
+        ) from error
+
+
+def _check_weights(run: Run) -> None:
+    """Refuse weights that the last step, whose loss nobody looks at any more, left not finite."""
+    for name, value in run.model.state_dict().items():
+        if not bool(value.isfinite().all()):
+            raise RunError(f"{run.cell.path}: {name} is not finite after the last step")
 
 
 def _failure(run: Run, error: Exception) -> dict[str, Any]:

@@ -54,7 +54,8 @@ def load(path: str | Path) -> Any:
     try:
         if path.stat().st_size > LARGEST:
             raise UserError(f"{path}: expected a file of at most {LARGEST >> 10} KiB")
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(LARGEST + 1)  # a device or pipe has no size
     except OSError as error:
         raise UserError(f"{path}: expected a YAML file that can be read ({error.strerror or error})") from error
     except ValueError as error:

@@ -79,7 +79,7 @@ def test_what_cannot_be_restored_is_not_saved(tmp_path, value) -> None:
 
 
 def test_of_another_run(saved) -> None:
-    with pytest.raises(StaleCheckpoint, match="another cell, code or library version"):
+    with pytest.raises(StaleCheckpoint, match="another cell, code, library version or data"):
         load(saved, "somebody else")
 
 

@@ -141,6 +141,13 @@ def test_records_swapped_between_cells_are_refused(tiny):
         frames.collect(file)
 
 
+def test_records_of_two_data_sets_are_not_mixed(tiny):
+    plan, file = tiny
+    rewrite(record_path(file, plan, 1), lambda r: r["provenance"].update(data="0" * 64))
+    with pytest.raises(UserError, match=r"record of other data \(digest 000000000000\)"):
+        frames.collect(file)
+
+
 def test_link_out_of_the_folder_is_refused(tiny, tmp_path):
     plan, file = tiny
     path = record_path(file, plan)

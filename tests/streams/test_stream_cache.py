@@ -91,7 +91,7 @@ def test_the_digest_is_that_of_the_contents(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage", ["truncate", "flip", "remove", "manifest", "edited manifest", "empty manifest"]
+    "damage", ["truncate", "flip", "rot", "pickle", "remove", "manifest", "edited manifest", "empty manifest"]
 )
 def test_a_damaged_cache_is_made_anew(tmp_path, damage):
     good = opened(Fake(), tmp_path)
@@ -102,6 +102,14 @@ def test_a_damaged_cache_is_made_anew(tmp_path, damage):
     elif damage == "flip":
         data[-1] ^= 1
         path.write_bytes(data)
+    elif damage == "rot":  # a bit that changed without anybody writing
+        times = path.stat()
+        data[-1] ^= 1
+        path.write_bytes(data)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    elif damage == "pickle":
+        np.save(path, np.array([print], dtype=object), allow_pickle=True)
+        path.write_bytes(path.read_bytes().ljust(len(data), b"\0")[: len(data)])
     elif damage == "remove":
         path.unlink()
     elif damage == "manifest":
@@ -119,11 +127,9 @@ def test_a_damaged_cache_is_made_anew(tmp_path, damage):
     assert np.array_equal(again.train_images, np.random.default_rng(0).integers(0, 256, (6, 1, 4, 4)))
 
 
-def test_a_copied_cache_is_hashed_once_and_kept(tmp_path, monkeypatch):
+def test_a_copied_cache_is_kept(tmp_path):
     good = opened(Fake(), tmp_path)
     os.utime(image_file(tmp_path), ns=(1, 1))
-    assert opened(Fake(), tmp_path).digest == good.digest
-    monkeypatch.setattr(cache, "array_hash", lambda *_: pytest.fail("hashed again"))
     assert opened(Fake(), tmp_path).digest == good.digest
     assert reads(tmp_path) == 1
 

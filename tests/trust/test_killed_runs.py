@@ -86,7 +86,7 @@ def test_killed_while_a_checkpoint_is_written(
     assert outcome(in_child(killed)) == -signal.SIGKILL
     saved = runner.folder_of(chosen, tmp_path / "killed") / runner.CHECKPOINT / "state.ckpt"
     if saved.exists():
-        checkpoint.load(saved, whole["identity"])
+        checkpoint.load(saved, runner.checkpoint_key(whole["identity"], whole["provenance"]["data"]))
     assert outcome(in_child(lambda: runner.run_cell(chosen, tmp_path / "killed", checkpoint_seconds=0))) == 0
     parts = record.read(runner.folder_of(chosen, tmp_path / "killed") / "record.json")
     assert record.reproducible(parts) == record.reproducible(whole)
