@@ -89,16 +89,16 @@ def saved_bytes(model: nn.Module, shape: tuple[int, int, int], images: int) -> i
     """
     shadow = copy.deepcopy(model).to("meta").train()
     own = {_storage(value) for value in (*shadow.parameters(), *shadow.buffers())}
-    kept: dict[int, torch.Tensor] = {}
+    kept: dict[int, torch.UntypedStorage] = {}
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
+    def keep(tensor: torch.Tensor) -> None:
+        """Note a saved tensor's storage: a tensor would hold the graph, which holds this function, for good."""
         if _storage(tensor) not in own:
-            kept[_storage(tensor)] = tensor
-        return tensor
+            kept[_storage(tensor)] = tensor.untyped_storage()
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda nothing: nothing):
         shadow(torch.empty(images, *shape, device="meta"))
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 def _storage(tensor: torch.Tensor) -> int:

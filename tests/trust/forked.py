@@ -18,7 +18,16 @@ FORBIDDEN = (
     "pickle.find_class", "ctypes.dlopen", "marshal.loads", "socket.connect", "socket.bind", "webbrowser.open",
     "urllib.Request",
 )  # fmt: skip
-CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod")
+CHANGES = (
+    "os.remove",
+    "os.rename",
+    "os.rmdir",
+    "os.mkdir",
+    "os.link",
+    "os.symlink",
+    "os.truncate",
+    "os.chmod",
+)
 
 
 def start(work: Callable[[], object]) -> int:

@@ -123,7 +123,14 @@ def test_a_results_folder_that_cannot_be_written(
 ) -> None:
     (tmp_path / "results").write_text("a file")
     status = cli.main(
-        ["run", "--cell", small_cell("er", epochs=1).json(), "--results", str(tmp_path / "results"), "--quiet"]
+        [
+            "run",
+            "--cell",
+            small_cell("er", epochs=1).json(),
+            "--results",
+            str(tmp_path / "results"),
+            "--quiet",
+        ]
     )
     printed = capsys.readouterr().err
     assert status == 2
@@ -173,7 +180,17 @@ def test_bad_input_is_one_line_and_status_2(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    base = ["run", "--stream", "split-digits", "--method", "sparcl-derpp", "--sparsity", "0.9", "--buffer", "20"]
+    base = [
+        "run",
+        "--stream",
+        "split-digits",
+        "--method",
+        "sparcl-derpp",
+        "--sparsity",
+        "0.9",
+        "--buffer",
+        "20",
+    ]
     assert cli.main([*base, "--results", "results", *arguments]) == 2
     printed = capsys.readouterr()
     assert expected in printed.err
