@@ -1,6 +1,7 @@
 # make tables [CONFIG=workflow/config/....yaml] [CORES=n]   run a matrix, make its tables, figures and report
+# make tune [CONFIG=...]                                    search hyper-parameters on held-out training images
 # make test                                                 run the tests
-# Both set up the virtual environment .venv themselves. Nothing else is needed first.
+# All set up the virtual environment .venv themselves. Nothing else is needed first.
 
 CONFIG ?= workflow/config/split-digits.yaml
 CORES ?= all
@@ -18,7 +19,7 @@ RUN = $(BIN)/python workflow/scripts/run.py --config "$(CONFIG)" --cores "$(CORE
 help:
 	@echo 'make tables  [CONFIG=FILE] [CORES=N]   run a matrix; tables, figures and report in results/<name>/'
 	@echo 'make figures | report | cells          the same, up to that point'
-	@echo 'make tune    CONFIG=FILE                a hyper-parameter search; its choice in results/<name>/chosen.yaml'
+	@echo 'make tune    [CONFIG=FILE]             a hyper-parameter search; its choice in results/<name>/tuned.yaml'
 	@echo 'make partial [CONFIG=FILE]             tables, figures and report of the records there are'
 	@echo 'make dry-run [CONFIG=FILE]             what would run, and why'
 	@echo 'make test    [ARGS=...]                tests (ARGS go to pytest)'
@@ -31,6 +32,9 @@ figures: target = figures
 report: target = report
 cells: target = cells
 tune: target = tune
+ifeq ($(origin CONFIG),file)
+tune: CONFIG = workflow/config/tune-split-digits.yaml
+endif
 tables figures report cells tune: $(STAMP)
 	@$(RUN) $(target) $(ARGS)
 

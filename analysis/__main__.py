@@ -1,8 +1,9 @@
-"""``python -m analysis {all,tables,figures,report} --plan PLAN --out OUT``: from run records to what people read.
+"""``python -m analysis {all,tables,figures,report,tune} --plan PLAN --out OUT``: from run records to what people read.
 
 ``all`` writes ``tables/``, ``figures/``, ``report.html`` and ``provenance.json`` into OUT; ``tables`` and
 ``figures`` write their files into OUT itself; ``report`` writes the file OUT (or ``report.html`` in a folder
-OUT) and ``provenance.json`` beside it. Exit status 2 for bad input: a damaged, foreign or stale record, an
+OUT) and ``provenance.json`` beside it; ``tune`` writes what a hyper-parameter search chooses (``tuned.yaml``,
+``tuning.csv``, ``tuning.md``) into OUT. Exit status 2 for bad input: a damaged, foreign or stale record, an
 unknown name.
 """
 
@@ -31,12 +32,13 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python -m analysis", description="Tables, figures and a report from run records."
     )
-    commands = top.add_subparsers(dest="command", required=True, metavar="{all,tables,figures,report}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="{all,tables,figures,report,tune}")
     for name, text in {
         "all": "everything: tables/, figures/, report.html and provenance.json",
         "tables": "every table as CSV, Markdown and LaTeX",
         "figures": "every figure as PNG, SVG and PDF",
         "report": "one self-contained HTML file",
+        "tune": "what a hyper-parameter search chooses, and all that it compared",
     }.items():
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         command.add_argument("--plan", required=True, type=Path, help="plan.json; records lie in runs/ beside it")
@@ -79,6 +81,8 @@ def run(options: argparse.Namespace) -> list[Path]:
     if absent:
         print(f"warning: {len(results.missing)} of {len(results.frame)} cells are missing", file=sys.stderr)
     out = options.out
+    if options.command == "tune":
+        return write_choice(results, out)
     if options.command == "tables":
         return write_tables(results, out, options.only)
     if options.command == "figures":
@@ -160,6 +164,21 @@ def write_report(results: Results, file: Path, drawings: Drawings | None = None)
     return [
         _write(file, html),
         _write(file.with_name("provenance.json"), json.dumps(facts, indent=1, ensure_ascii=False) + "\n"),
+    ]
+
+
+def write_choice(results: Results, folder: Path) -> list[Path]:
+    """Write the hyper-parameters that a search chooses, and a table of all points of its grids."""
+    from analysis import tuning, typeset
+
+    choices = tuning.choose(results)
+    made = tuning.table(results, choices)
+    for line in tuning.lines_lacking(choices):
+        print(f"warning: {line}", file=sys.stderr)
+    return [
+        _write(folder / "tuning.csv", typeset.to_csv(made)),
+        _write(folder / "tuning.md", typeset.to_markdown(made)),
+        _write(folder / "tuned.yaml", tuning.to_yaml(results, choices)),
     ]
 
 

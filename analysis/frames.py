@@ -41,7 +41,7 @@ Reader = Callable[[Path], dict]
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells that were asked for: ``plan.json``. ``reference`` is a method's name, or empty for none."""
+    """The cells that were asked for: ``plan.json``, made from ``config``. ``reference`` is a method, or empty."""
 
     path: Path
     name: str
@@ -49,6 +49,7 @@ class Plan:
     description: str
     reference: str
     cells: tuple[Mapping[str, Any], ...]
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def runs(self) -> Path:
@@ -105,7 +106,10 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
                 raise UserError(f"{path}: cells[{index}]: the same cell as {first} ({entry['path']})")
             seen[key] = index
     texts = (plan.get("title") or plan["name"], plan.get("description") or "", plan.get("reference") or "")
-    return Plan(path, plan["name"], *texts, tuple(cells))
+    config = plan.get("config", {})
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: key 'config': expected an object, found {type(config).__name__}")
+    return Plan(path, plan["name"], *texts, tuple(cells), config)
 
 
 def _json(path: Path) -> Any:

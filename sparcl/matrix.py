@@ -18,7 +18,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from sparcl import atomic, strict_yaml
+from sparcl import atomic, grids, strict_yaml
 from sparcl.cell import Cell, make
 from sparcl.errors import UserError, one_line, suggest
 from sparcl.identity import identity
@@ -91,6 +91,8 @@ def from_dict(config: Any, name: str = "config") -> Matrix:
     problems = list(_schema_problems(config))
     if not problems:
         problems = list(_name_problems(config))
+    if not problems:
+        config, problems = _with_grids(config)
     if not problems:
         cells, groups, problems = _expand(config)
     if problems:
@@ -181,11 +183,29 @@ def _name_problems(config: Mapping[str, Any]) -> Iterator[str]:
         if "method" in entry and not any(fnmatchcase(name, entry["method"]) for name in listed):
             hint = suggest(entry["method"], listed)
             yield f"exclude[{index}].method: expected a method of this matrix, got {entry['method']!r}{hint}"
+    yield from _search_problems(config)
     places = {"defaults": config.get("defaults", {})}
     places |= {f"groups.{group}.defaults": entry.get("defaults", {}) for group, entry in config["groups"].items()}
     for where, fields in places.items():
         if "model" in fields and fields["model"] not in models.names():
             yield f"{where}.model: unknown name {fields['model']!r}{suggest(fields['model'], models.names())}"
+
+
+def _search_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each thing that is wrong with how a config searches, or uses what a search has chosen."""
+    from sparcl import streams
+
+    held_out = "validation" in config.get("stream_options", {})
+    grids_of = [f"groups.{group}.grid" for group, entry in config["groups"].items() if "grid" in entry]
+    for where in [*(["tune"] if "tune" in config else []), *grids_of]:
+        if not held_out:
+            yield f"{where}: expected stream_options.validation beside it: a search never sees the test images"
+    for index, name in enumerate(config.get("tune", {}).get("streams", [])):
+        if name not in streams.names():
+            yield f"tune.streams[{index}]: unknown name {name!r}{suggest(name, streams.names())}"
+    file = config.get("hyperparameters")
+    if file is not None and not Path(file).is_file():
+        yield f"hyperparameters: expected a file that 'make tune' has written, found no {file}"
 
 
 def _matching(pattern: str, known: list[str]) -> list[str]:
@@ -202,13 +222,42 @@ def _matching(pattern: str, known: list[str]) -> list[str]:
 # From a config to its cells.
 
 
+def _with_grids(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
+    """Return the config with every ``grid: true`` replaced by each method's values and their source."""
+    from sparcl import methods
+
+    known, groups, problems = methods.names(), {}, []
+    for group, entry in config["groups"].items():
+        found: dict[str, Any] = {}
+        if entry.get("grid"):
+            for name in dict.fromkeys(name for method in entry["methods"] for name in _matching(method, known)):
+                try:
+                    grid = grids.of(name)
+                except UserError as error:
+                    problems.append(f"groups.{group}.grid: {error}")
+                    continue
+                values = {key: list(values) for key, values in grid.values.items()}
+                own = entry.get("set", {})
+                source = f"{grid.source}; {', '.join(own)} from the config" if own else grid.source
+                found[name] = {"set": values | own, "source": source}
+        groups[group] = {**entry, "grid": found} if found else entry
+    return {**config, "groups": groups}, problems
+
+
+def _parts(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return a group as entries whose methods share one ``set``: itself, or one for each method's grid."""
+    if "grid" not in entry:
+        return [entry]
+    return [{**entry, "methods": [name], "set": grid["set"]} for name, grid in entry["grid"].items()]
+
+
 def _expand(config: Mapping[str, Any]) -> tuple[list[Cell], list[tuple[str, ...]], list[str]]:
     """Return the cells without duplicates, the groups of each, and what is wrong."""
     members: dict[Cell, list[str]] = {}
     problems: dict[str, None] = {}
     excluded = [False] * len(config.get("exclude", []))
     total = 0
-    for group, entry in config["groups"].items():
+    for group, entry in ((name, part) for name, whole in config["groups"].items() for part in _parts(whole)):
         axes = _axes(config, entry)
         total += math.prod(map(len, axes))
         if total > MOST_CELLS:

@@ -15,7 +15,7 @@ FORBIDDEN = {
     "baselines": {"analysis", "pandas", "matplotlib", "snakemake"},
     "analysis": {"torch", "torchvision", "baselines", "snakemake"},
 }
-LIGHT = {"sparcl.record", "sparcl.published", "sparcl.atomic", "sparcl.errors", "sparcl.search", "sparcl.strict_yaml"}
+LIGHT = {"sparcl.record", "sparcl.published", "sparcl.atomic", "sparcl.errors", "sparcl.strict_yaml"}
 
 
 def imports(path: Path) -> set[str]:

@@ -238,20 +238,73 @@ seeds: 1
 defaults: {epochs: 1, width: 4}
 groups:
   one: {methods: [derpp], buffers: [20], set: {derpp.alpha: [0.2, 0.4]}}
+  two:
+    methods: [sparcl-derpp]
+    buffers: [20]
+    sparsities: [0.75]
+    grid: true
+    set: {tdm.alpha: [0.5], tdm.beta: [1, 2]}
 """
 
 
 def test_search_writes_a_choice_that_another_matrix_uses(checkout, config: str) -> None:
-    checkout.run(*run_script(checkout.write("search.yaml", SEARCH), "tune"))
-    chosen = yaml.safe_load((checkout.folder / "results/search/chosen.yaml").read_text())["components"]
-    assert [entry["where"]["method"] for entry in chosen] == ["derpp"]
+    search = checkout.write("search.yaml", SEARCH)
+    output = checkout.run(*run_script(search, "tune"))
+    assert "choice:  results/search/tuned.yaml" in output
+    results = checkout.folder / "results/search"
+    before = checkout.records("search")
+    assert len(before) == 4  # two methods, two points each
+    for path in results.glob("runs/**/record.json"):
+        found = record.read(path)
+        assert found["cell"]["stream_options"] == {"validation": 0.2}
+        assert sum(found["stream"]["train_sizes"] + found["stream"]["test_sizes"]) == 1438  # the training images alone
+    chosen = yaml.safe_load((results / "tuned.yaml").read_text())["components"]
+    assert [entry["where"]["method"] for entry in chosen] == ["derpp", "sparcl-derpp"]
+    scores = {}
+    for path in results.glob("runs/split-digits/derpp/**/record.json"):
+        found = record.read(path)
+        scores[found["cell"]["params"]["derpp.alpha"]] = found["results"]["metrics"]["class_il"]
     value = chosen[0]["values"]["derpp.alpha"]
-    assert value in (0.2, 0.4)
-    assert {entry["values"]["derpp.alpha"] for entry in chosen[0]["evidence"]} == {0.2, 0.4}
-    using = checkout.write("using.yaml", SMALL + "hyperparameters: results/search/chosen.yaml\n")
+    assert scores[value] == max(scores.values())
+    assert chosen[0]["evidence"]["mean"] == pytest.approx(scores[value], abs=1e-4)
+    assert set(chosen[1]["values"]) == {"tdm.alpha", "tdm.beta"}
+
+    # A second run does nothing; an added point runs its own cell, then the choice.
+    written = (results / "tuned.yaml").stat().st_mtime_ns
+    assert "Nothing to be done" in checkout.snakemake(search, "--", "tune")
+    assert (checkout.records("search"), (results / "tuned.yaml").stat().st_mtime_ns) == (before, written)
+    checkout.write(search, SEARCH.replace("[0.2, 0.4]", "[0.2, 0.4, 0.8]"))
+    assert jobs(checkout.snakemake(search, "--dry-run", "--", "tune")) == {"cell": 1, "tune": 1, "total": 2}
+    checkout.snakemake(search, "--", "tune")
+    after = checkout.records("search")
+    added = "split-digits/derpp/s0.00/b20/derpp.alpha=0.8,epochs=1,stream.validation=0.2,width=4/seed0"
+    assert set(after) - set(before) == {added}
+    assert {path: after[path] for path in before} == before
+    chosen = yaml.safe_load((results / "tuned.yaml").read_text())["components"]
+    assert [entry["evidence"]["points"] for entry in chosen] == [3, 2]
+
+    # Another matrix takes the choice by one line.
+    value = chosen[0]["values"]["derpp.alpha"]
+    using = checkout.write("using.yaml", SMALL + "hyperparameters: results/search/tuned.yaml\n")
     dry = checkout.snakemake(using, "--dry-run", "--", "cells")
-    assert jobs(dry)["cell"] == 2  # DER++ with another value; SparCL-DER++ was not searched for
-    assert f"derpp.alpha={value},epochs=1,width=4" in dry
+    assert f"/derpp/s0.00/b20/derpp.alpha={value},epochs=1,width=4/seed0" in dry
+
+
+def test_search_with_a_failed_cell_chooses_among_the_others_and_says_so(checkout) -> None:
+    text = SEARCH.replace("name: search", "name: diverging").replace("[0.2, 0.4]", "[0.2, 100000000]")
+    output = checkout.run(*run_script(checkout.write("diverging.yaml", text), "tune"), status=1)
+    assert "1 cell failed:" in output
+    chosen = yaml.safe_load((checkout.folder / "results/diverging/tuned.yaml").read_text())["components"]
+    assert chosen[0]["values"] == {"derpp.alpha": 0.2}
+    assert (chosen[0]["evidence"]["points"], chosen[0]["evidence"]["complete"]) == (2, 1)
+    assert "not finite" in chosen[0]["evidence"]["lacking"][0]
+
+
+def test_a_matrix_that_is_no_search_has_nothing_to_tune(checkout, config: str) -> None:
+    output = checkout.run(*run_script(config, "tune"), status=2)
+    assert output.splitlines()[-1] == (
+        f"error: {config}: stream_options.validation: missing, a search holds training images out"
+    )
 
 
 def test_two_runs_in_one_folder_do_not_meet(checkout, config: str) -> None:

@@ -1,6 +1,6 @@
 """Hyper-parameter search: a matrix that sweeps parameters on held-out training images, and the choice."""
 
-# Only a search has a choice to make; see sparcl/search.py.
+# Only a search has a choice to make; see docs/tuning.md.
 if MATRIX.get("stream_options", {}).get("validation"):
 
     rule tune:
@@ -9,11 +9,18 @@ if MATRIX.get("stream_options", {}).get("validation"):
             records,
         output:
             report(
-                f"{RESULTS}/chosen.yaml",
+                f"{RESULTS}/tuned.yaml",
                 caption="../report/tune.rst",
                 category="Search",
                 labels={"file": "choice"},
             ),
+            report(
+                f"{RESULTS}/tuning.csv",
+                caption="../report/tune.rst",
+                category="Search",
+                labels={"file": "all points"},
+            ),
+            f"{RESULTS}/tuning.md",
         log:
             f"{RESULTS}/logs/tune.txt",
         conda:
@@ -21,5 +28,6 @@ if MATRIX.get("stream_options", {}).get("validation"):
         params:
             plan=f"{RESULTS}/plan.json",
             content=PLAN_DIGEST,
+            folder=RESULTS,
         shell:
-            "python -m sparcl.search --plan {params.plan:q} --out {output:q} > {log:q} 2>&1"
+            "python -m analysis tune --plan {params.plan:q} --out {params.folder:q} > {log:q} 2>&1"

@@ -175,7 +175,7 @@ def closing(results: Path, failed_cells: list[str], failed: bool) -> list[str]:
             lines.append(f"  and {len(failed_cells) - MOST_FAILED} more")
         lines.append("run the same command again to repeat them; finished cells are kept")
     if not failed:
-        places = [("tables", "tables"), ("figures", "figures"), ("report", "report.html")]
+        places = [("tables", "tables"), ("figures", "figures"), ("report", "report.html"), ("choice", "tuned.yaml")]
         lines += [f"{name + ':':<9}{results / path}" for name, path in places if (results / path).exists()]
     return lines
 

@@ -3,7 +3,7 @@
     python workflow/scripts/run.py [--config FILE] [--cores N] TARGET [SNAKEMAKE OPTIONS]
 
 Exit status 2 for a config that cannot be used (one line per problem, nothing is run), 1 when cells failed (the others
-ran, and tables, figures and report are made of the records there are) or the run was interrupted, else 0.
+ran, and what was asked for is made of the records there are) or the run was interrupted, else 0.
 """
 
 from __future__ import annotations
@@ -43,6 +43,10 @@ def _run(options: argparse.Namespace, further: list[str]) -> int:
     checked = subprocess.run(checking, env=worker).returncode
     if checked:
         return checked
+    if options.target == "tune" and not _is_search(options.config):
+        problem = "stream_options.validation: missing, a search holds training images out"
+        print(f"error: {options.config}: {problem}", file=sys.stderr)
+        return 2
     snakemake = [sys.executable, "-m", "snakemake", "--cores", options.cores]
     snakemake += ["--configfile", options.config, *further]
     if any((STATE / "locks").glob("*")):
@@ -52,10 +56,16 @@ def _run(options: argparse.Namespace, further: list[str]) -> int:
     status = job.wait()
     if status == 0 or job.interrupted:
         return min(status, 1)
-    if options.target not in ("cells", "tune"):
+    if options.target != "cells":
         print("making what the finished cells allow", file=sys.stderr, flush=True)
         Interruptible([*snakemake, "--config", "partial=true", "--", options.target]).wait()
     return 1
+
+
+def _is_search(config: str) -> bool:
+    from sparcl import strict_yaml
+
+    return bool(strict_yaml.load(config).get("stream_options", {}).get("validation"))
 
 
 class Interruptible:
