@@ -89,4 +89,6 @@ def _join(value: Any, tensors: dict[str, Tensor]) -> Any:
         return {k: _join(v, tensors) for k, v in value.items()}
     if isinstance(value, list):
         return [_join(v, tensors) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number is not finite")
     return value

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from sparcl.models import Classifier
     from sparcl.trainer import Run
 
+HUGE = 10**18
+
 
 @dataclass(frozen=True)
 class Clock:
@@ -62,6 +64,8 @@ class Parameter:
         """Return ``value`` in the parameter's type, or raise a UserError that names ``key``."""
         if value is None and self.optional:
             return None
+        if isinstance(value, int) and abs(value) >= HUGE:
+            raise UserError(f"{key}: expected a number of at most 18 digits")
         if self.choices is not None:
             if value not in self.choices or isinstance(value, bool) != isinstance(self.choices[0], bool):
                 expected = ", ".join(map(str, self.choices))
