@@ -75,6 +75,8 @@ def accuracy_vs_flops(scene: Scene) -> Drawing | None:
             if i == len(rows) - 1:
                 axes[i][j].set_xlabel("Training FLOPs, executed ledger (log)")
         axes[i][0].set_ylabel("Class-IL accuracy (%)")
+    for ax in [ax for row in axes for ax in row]:
+        style.log_ticks(ax)
     _legend(
         figure,
         scene,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILION, PURPLE, GREY = "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#767676"
@@ -169,6 +171,29 @@ def _top(group: list[float], gap: float) -> float:
     return group[0] / group[1] + gap * (group[1] - 1)
 
 
+def log_ticks(ax: Axes) -> None:
+    """Label a logarithmic x axis at 1, 2 and 5 of each decade, at 1 alone where it spans more than two decades."""
+    low, high = ax.get_xlim()
+    steps = (1.0,) if math.log10(high / low) > 2 else (1.0, 2.0, 5.0)
+    ax.xaxis.set_major_locator(LogLocator(subs=steps))
+    ax.xaxis.set_major_formatter(LogFormatterSciNotation(labelOnlyBase=False, minor_thresholds=(math.inf, math.inf)))
+    ax.xaxis.set_minor_locator(LogLocator(subs=range(1, 10)))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _wrap_title(figure: Figure) -> None:
+    """Break the figure's title into lines where it would run into a legend or out of the figure."""
+    title = figure._suptitle
+    if title is None:
+        return
+    box = title.get_window_extent()
+    edges = [legend.get_window_extent() for legend in figure.legends]
+    limit = min([figure.bbox.x1, *(e.x0 for e in edges if e.y1 > box.y0 and e.x0 > box.x0)]) - 4
+    if box.x1 > limit:
+        text = title.get_text()
+        title.set_text(textwrap.fill(text, max(20, int(len(text) * (limit - box.x0) / box.width)), break_on_hyphens=False))
+
+
 def footnote(figure: Figure, text: str) -> None:
     """Small grey text under the figure."""
     figure.supxlabel(text, fontsize=6.5, color="#555555", x=0.01, ha="left")
@@ -183,6 +208,8 @@ def encode(figure: Figure, kinds: Sequence[str] = ("png", "svg", "pdf")) -> dict
         "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     }
     with plt.rc_context(RC):
+        figure.draw_without_rendering()
+        _wrap_title(figure)
         for _ in range(2):  # the layout is solved here, once for all formats: each save would move it a little
             figure.draw_without_rendering()
         figure.set_layout_engine("none")
