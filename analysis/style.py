@@ -191,7 +191,8 @@ def _wrap_title(figure: Figure) -> None:
     limit = min([figure.bbox.x1, *(e.x0 for e in edges if e.y1 > box.y0 and e.x0 > box.x0)]) - 4
     if box.x1 > limit:
         text = title.get_text()
-        title.set_text(textwrap.fill(text, max(20, int(len(text) * (limit - box.x0) / box.width)), break_on_hyphens=False))
+        width = max(20, int(len(text) * (limit - box.x0) / box.width))
+        title.set_text(textwrap.fill(text, width, break_on_hyphens=False))
 
 
 def footnote(figure: Figure, text: str) -> None:
@@ -208,6 +209,7 @@ def encode(figure: Figure, kinds: Sequence[str] = ("png", "svg", "pdf")) -> dict
         "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     }
     with plt.rc_context(RC):
+        figure.set_dpi(200)  # texts are not exactly as wide at another resolution
         figure.draw_without_rendering()
         _wrap_title(figure)
         for _ in range(2):  # the layout is solved here, once for all formats: each save would move it a little
