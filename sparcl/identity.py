@@ -50,7 +50,7 @@ def module_digest(name: str) -> str:
         body = getattr(node, "body", None)
         is_scope = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
         if is_scope and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
-            body[0].value.value = ""
+            del body[0]  # a docstring that is added changes no more than one that is reworded
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
