@@ -12,7 +12,8 @@ from analysis.statistics import Paired
 from analysis.tables import ALPHA, Configuration, configurations, dense_of, flops_ratio, is_sparse_training
 from analysis.typeset import TIMES, difference, fixed, p_value
 
-BY_TASK_IL = {"regularization", "isolation", "sibling"}
+BY_TASK_IL = {"regularization", "isolation", "sibling", "agem"}
+"""Families and methods whose papers are about Task-IL (A-GEM knows the task of an image)."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,10 @@ def _against_baselines(ours: Sequence[Configuration], pool: Sequence[Configurati
     )
 
 
+def _is_judged_by_task_il(c: Configuration) -> bool:
+    return c.task_il_only or c.family in BY_TASK_IL or c.method in BY_TASK_IL
+
+
 def _learner_label(c: Configuration, pool: Sequence[Configuration]) -> str:
     return next((other.label for other in pool if other.method == c.learner), c.learner)
 
@@ -158,7 +163,7 @@ def _beats_finetuning(pool: Sequence[Configuration]) -> Claim | None:
     tested = [c for c in pool if c.n and c.stream in bottoms and c.method not in ("finetune", "joint")]
     found: list[tuple[Configuration, str, Comparison]] = []
     for metric in ("class_il", "task_il"):
-        chosen = [c for c in tested if (metric == "task_il") == (c.family in BY_TASK_IL or c.task_il_only)]
+        chosen = [c for c in tested if (metric == "task_il") == _is_judged_by_task_il(c)]
         by_name = {_where(c): c for c in chosen}
         for comparison in compare_all(((name, c, bottoms[c.stream]) for name, c in by_name.items()), metric):
             found.append((by_name[comparison.what], metric, comparison))

@@ -156,7 +156,7 @@ def paper(
 
 def suite_of(run: Run) -> dict[str, int]:
     """:func:`suite` of a run, with its masks as they are now and a step as large as its learner's."""
-    images = run.cell.batch_size * (1 + run.learner.replay_batches)
+    images = run.learner.images_at_once(run.cell, run.protocol)
     momentum = sum(p.numel() * p.element_size() for p in run.model.parameters()) if run.protocol.momentum else 0
     remembered = tensor_bytes([run.learner.state(), *(policy.state() for policy in run.policies)])
     return suite(
@@ -166,7 +166,7 @@ def suite_of(run: Run) -> dict[str, int]:
         run.masks.counts(),
         run.masks.gradient_counts(),
         replay_memory=tensor_bytes(run.memory.state()),
-        optimizer=momentum + remembered,
+        optimizer=momentum + remembered + run.learner.held_bytes(run),
     )
 
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from sparcl.cell import Cell
 
 CORE = (
-    "sparcl.ledger", "sparcl.learners.base", "sparcl.masks", "sparcl.memory", "sparcl.metrics",
-    "sparcl.models", "sparcl.policies", "sparcl.protocol", "sparcl.seeding", "sparcl.trainer",
+    "sparcl.footprint", "sparcl.ledger", "sparcl.learners.base", "sparcl.masks", "sparcl.memory", "sparcl.metrics",
+    "sparcl.models", "sparcl.planning", "sparcl.policies", "sparcl.protocol", "sparcl.seeding", "sparcl.trainer",
 )  # fmt: skip
 LIBRARIES = ("torch", "torchvision", "numpy")
 

@@ -74,6 +74,16 @@ class ReservoirMemory:
         self.tasks[slots] = task
         self.positions[slots] = -1 if positions is None else positions[rows]
 
+    @torch.no_grad()
+    def fill(self, images: Tensor, labels: Tensor, logits: Tensor | None, tasks: Tensor) -> None:
+        """Hold these samples (at most ``capacity``) and no others; for memories that are no reservoir."""
+        count = len(labels)
+        self.seen = count
+        for name, value in (("images", images), ("labels", labels), ("logits", logits), ("tasks", tasks)):
+            if value is not None:
+                getattr(self, name)[:count] = value
+        self.positions.fill_(-1)
+
     def draw(self, count: int, generator: torch.Generator, allowed: Tensor | None = None) -> ReplayBatch:
         """Draw up to ``count`` samples uniformly, without replacement within the draw.
 

@@ -207,7 +207,9 @@ def refusal(bundle: Bundle, learner: type[Learner]) -> str | None:
     """Return why ``bundle`` on ``learner`` makes no method, or None."""
     if learner.offline:
         return "joint training has no stream for the policies to act on"
-    for name in bundle.policies.values():
+    for kind, name in bundle.policies.items():
+        if kind in learner.refuses:
+            return f"{learner.name} takes no {kind} policy: {learner.refuses[kind]}"
         accepts = getattr(_policies[name], "learners", None)
         if accepts is not None and learner.name not in accepts:
             return f"{name} works with {', '.join(accepts) or 'no other learner: it is a method of its own'}"

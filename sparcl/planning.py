@@ -62,8 +62,11 @@ def planned(cell: Cell) -> Planned:
     container = masks.MaskSet({name: weights[name] for name in models.maskable(model)})
     book, parts = Ledger(costs), Parts(cell)
     sizes = [sum(info.train_sizes)] if parts.learner.offline else list(info.train_sizes)
+    if not parts.learner.offline:
+        sizes = [parts.learner.planned_pool(info, cell, task, size) for task, size in enumerate(sizes)]
     tests = sum(info.test_sizes)
-    approximate, seen = _draws_may_fall_short(cell, parts), 0
+    approximate = _draws_may_fall_short(cell, parts) or parts.learner.plans_approximately(info, cell)
+    seen = 0
     start_counts = parts.sparsity.planned_counts(container, 0.0, Clock(tasks=len(sizes), epochs=cell.epochs))
     if start_counts is not None:
         book.forward(ledger.EVALUATION, tests)
@@ -90,6 +93,9 @@ def planned(cell: Cell) -> Planned:
         end = Clock(
             task, len(sizes), cell.epochs, cell.epochs, 0, nominal, cell.epochs * nominal, cell.epochs * nominal
         )
+        final = parts.sparsity.planned_counts(container, cell.sparsity, end)
+        if final is not None:
+            book.set_weight_counts(final)
         parts.learner.plan_end_task(book, cell, task, size)
         _plan_evaluation(book, cell, parts, container, end, info)
     return Planned(book.as_record(), paper_ledger(cell, info, costs), dense_ledger(cell, info, costs), approximate)
@@ -154,16 +160,24 @@ def _plan_step(
 
 
 def dense_ledger(cell: Cell, info: StreamInfo, costs: Sequence[LayerCost]) -> dict[str, int]:
-    """Return the executed convention's count of the same learner without sparsity and without removed data."""
+    """Return the executed convention's count of the same learner without sparsity and without removed data.
+
+    The learner's own passes between tasks (Fisher information, old outputs, exemplars) are part of it.
+    """
     parts = Parts(cell)
     sizes = [sum(info.train_sizes)] if parts.learner.offline else list(info.train_sizes)
+    if not parts.learner.offline:
+        sizes = [parts.learner.planned_pool(info, cell, task, size) for task, size in enumerate(sizes)]
     presented = replayed = 0
+    own = Ledger(costs)
     for task, size in enumerate(sizes):
+        parts.learner.plan_begin_task(own, cell, task, size)
         for _ in range(cell.epochs):
             for step in range(parts.protocol.steps(size, cell.batch_size)):
                 replayed += parts.learner.planned_replay(cell, parts.protocol, task, presented)
                 presented += min(cell.batch_size, size - step * cell.batch_size)
-    return {"training": ledger.dense_flops(costs, presented, replayed)}
+        parts.learner.plan_end_task(own, cell, task, size)
+    return {"training": ledger.dense_flops(costs, presented, replayed) + own.as_record()["training"]}
 
 
 def paper_ledger(cell: Cell, info: StreamInfo, costs: Sequence[LayerCost]) -> dict[str, Any]:
@@ -176,8 +190,10 @@ def paper_ledger(cell: Cell, info: StreamInfo, costs: Sequence[LayerCost]) -> di
         p = cell.params
         fraction = ledger.ramp_fraction(p["ddr.proportion"], p["ddr.cutoff"] * p["ddr.interval"], cell.epochs)
     gradient = cell.params.get("dgm.sparsity", cell.sparsity)
+    replays = parts.learner.published_replay_batches
+    replays = parts.learner.replay_batches if replays is None else replays
     training = ledger.paper_flops(
-        costs, list(info.train_sizes), cell.epochs, parts.learner.replay_batches, cell.sparsity, gradient, fraction
+        costs, list(info.train_sizes), cell.epochs, replays, cell.sparsity, gradient, fraction
     )
     own = [part.paper_flops(cell, costs, list(info.train_sizes)) for part in (parts.learner, parts.sparsity)]
     maskable = [cost for cost in costs if cost.maskable]
@@ -187,5 +203,5 @@ def paper_ledger(cell: Cell, info: StreamInfo, costs: Sequence[LayerCost]) -> di
         "data_fraction": fraction,
         "weight_density": sum(c.weights * (1 - cell.sparsity) for c in maskable) / total,
         "gradient_density": sum(c.weights * (1 - gradient) for c in maskable) / total,
-        "replay_batches": parts.learner.replay_batches,
+        "replay_batches": replays,
     }

@@ -83,6 +83,7 @@ class Run:
         self.memory = ReservoirMemory(cell.buffer, self.info.shape, self.info.classes, self.device)
         self.term_gradients: dict[str, dict[str, Tensor]] = {}
         self.step_images = 0
+        self.batch: Batch | None = None
         self.phases = phases(stream, self.learner.offline)
         self.phase = self.phases[0]
         self.clock = Clock()
@@ -339,7 +340,7 @@ def step(run: Run, batch: Batch) -> None:
         run.masks.mask_gradients()
         run.optimizer.step()
         run.masks.project()
-    run.learner.after_step(run)
+        run.learner.after_step(run)
     run.sparsity.after_step(run)
 
     run.data.observe(run, batch.positions, logits, batch.labels)
@@ -355,6 +356,7 @@ def backward(run: Run, batch: Batch, replays: list[Replay], per_term: bool) -> t
     With ``per_term`` the terms are differentiated one by one and ``run.term_gradients`` holds each term's gradient of
     every maskable weight; their sum is the step's gradient either way.
     """
+    run.batch = batch
     run.optimizer.zero_grad(set_to_none=False)
     with torch.autocast(run.device.type, torch.bfloat16, enabled=run.cell.precision == "bfloat16"):
         terms, logits = run.learner.terms(run, batch.images, batch.labels, replays)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import torch.nn.functional as F
@@ -27,16 +28,20 @@ class Learner(Component):
     Attributes:
         family: the block of the tables in which the dense method stands.
         uses_memory: whether a cell needs a buffer of at least 1.
-        replay_batches: replayed batches per step once replay has begun (the paper ledger's ``n``).
+        replay_batches: replayed batches per step once replay has begun.
+        published_replay_batches: the paper ledger's ``n`` where it is another number.
         offline: whether all tasks are trained at once (joint training).
         task_il_only: whether Class-IL is undefined for the method.
+        refuses: kinds of policies ("sparsity", "gradient", "data") that the learner does not go with, and why.
     """
 
     family: ClassVar[str] = "rehearsal"
     uses_memory: ClassVar[bool] = False
     replay_batches: ClassVar[int] = 0
+    published_replay_batches: ClassVar[int | None] = None
     offline: ClassVar[bool] = False
     task_il_only: ClassVar[bool] = False
+    refuses: ClassVar[Mapping[str, str]] = {}
 
     def equip(self, model: Classifier, cell: Cell, info: StreamInfo) -> None:
         """Called when a run is built, before a checkpoint is loaded: add modules to ``model``, rename nothing."""
@@ -63,7 +68,9 @@ class Learner(Component):
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Return the loss terms by name ("stream", "memory") and the stream batch's logits (N, classes).
 
-        The step minimizes the sum of the terms. Must depend on nothing but the model and the given tensors.
+        The step minimizes the sum of the terms. ``run.batch`` is the stream batch that ``images`` come from. TDM and
+        DGM weigh the gradients of the terms "stream" and "memory"; a term of another name is none of theirs. Each term
+        has a forward pass of its own, since each is differentiated on its own where a policy asks for it.
         """
         logits = run.model(images)
         return {"stream": stream_loss(run, logits, labels)}, logits
@@ -72,7 +79,7 @@ class Learner(Component):
         """Called after backward, before the policies, with gradients in ``parameter.grad`` (A-GEM's projection)."""
 
     def after_step(self, run: Run) -> None:
-        """Called after the optimizer step."""
+        """Called after the optimizer step, unless a policy has skipped it."""
 
     def remember(self, run: Run, batch: Batch, logits: Tensor) -> None:
         """Present the stream batch to the memory: raw images, labels, logits before the step's update."""
@@ -96,8 +103,24 @@ class Learner(Component):
             return 0
         return self.replay_batches * min(cell.batch_size, cell.buffer, seen)
 
+    def planned_pool(self, info: StreamInfo, cell: Cell, task: int, size: int) -> int:
+        """Return how many samples :meth:`pool` gives for a task of ``size`` training images."""
+        return size
+
+    def plans_approximately(self, info: StreamInfo, cell: Cell) -> bool:
+        """Return whether the data decide what the plan has to assume."""
+        return False
+
+    def held_bytes(self, run: Run) -> int:
+        """Return the bytes that a step holds beside its gradients and activations and what :meth:`state` returns."""
+        return 0
+
+    def images_at_once(self, cell: Cell, protocol: Protocol) -> int:
+        """Return of how many images a step holds activations at the same time, once replay has begun."""
+        return cell.batch_size + self.planned_replay(cell, protocol, 1, cell.buffer)
+
     def plan_begin_task(self, book: Ledger, cell: Cell, task: int, size: int) -> None:
-        """Write on ``book`` what :meth:`begin_task` computes for a task of ``size`` training images."""
+        """Write on ``book`` what :meth:`begin_task` computes for a task with a pool of ``size`` samples."""
 
     def plan_end_task(self, book: Ledger, cell: Cell, task: int, size: int) -> None:
         """Write on ``book`` what :meth:`end_task` computes."""

@@ -1,0 +1,95 @@
+"""FDR: function distance regularization on samples of past tasks (Benjamin, Rolnick and Körding 2019).
+
+With z'(x') the logits that the model gave to a stored image x' at the end of its task:
+
+    loss = CE(z(x), y) + alpha mean_x' ||softmax(z(x')) - softmax(z'(x'))||_2
+
+At the end of each task the memory is shared equally by the tasks so far: each earlier one keeps the first part of
+what it has, the new one adds images drawn at random with their logits in eval mode. mammoth minimizes the two terms
+in separate steps; here they are one loss. The published FLOPs charge two replayed batches; a step replays one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparcl.learners import passes
+from sparcl.learners.base import Replay, stream_loss
+from sparcl.learners.rehearsal import Rehearsal
+from sparcl.methods import learner
+from sparcl.policies import Parameter
+
+if TYPE_CHECKING:
+    from sparcl.cell import Cell
+    from sparcl.ledger import Ledger
+    from sparcl.protocol import Protocol
+    from sparcl.trainer import Batch, Run
+
+LINE = "memory_outputs"
+
+
+def quotas(capacity: int, tasks: int) -> list[int]:
+    """Return how many of ``capacity`` samples each of ``tasks`` tasks may hold; they differ by at most 1."""
+    return [capacity // tasks + (task < capacity % tasks) for task in range(tasks)]
+
+
+def function_distance(logits: Tensor, old: Tensor) -> Tensor:
+    """Return the mean Euclidean distance of the softmax outputs of ``logits`` and ``old``, both (N, classes).
+
+    Its gradient is 0 for a pair of equal outputs, where the distance has none.
+    """
+    squared = (F.softmax(logits, dim=1) - F.softmax(old, dim=1)).square().sum(1)
+    apart = squared > 0
+    return torch.where(apart, torch.where(apart, squared, 1.0).sqrt(), 0.0).mean()
+
+
+@learner("fdr", "FDR")
+class FDR(Rehearsal):
+    """Function distance regularization; see the module's docstring."""
+
+    published_replay_batches: ClassVar[int] = 2
+    modules = ("sparcl.learners.passes",)
+    parameters: ClassVar = {"alpha": Parameter(0.3, "weight of the function distance", low=0)}
+
+    def replay(self, run: Run) -> list[Replay]:
+        return [run.draw_replay()] if len(run.memory) else []
+
+    def remember(self, run: Run, batch: Batch, logits: Tensor) -> None:
+        """Store nothing: the memory is filled at the end of a task."""
+
+    def terms(
+        self, run: Run, images: Tensor, labels: Tensor, replays: list[Replay]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        logits = run.model(images)
+        terms = {"stream": stream_loss(run, logits, labels)}
+        if replays:
+            ((past, _, old),) = replays
+            terms["memory"] = self.alpha * function_distance(run.model(past).float(), old)
+        return terms, logits
+
+    def end_task(self, run: Run) -> None:
+        memory, task = run.memory, run.phase.index
+        *earlier, own = quotas(memory.capacity, task + 1)
+        kept = [(memory.tasks[: len(memory)] == t).nonzero()[:, 0][:quota] for t, quota in enumerate(earlier)]
+        old = torch.cat(kept) if kept else torch.empty(0, dtype=torch.int64, device=run.device)
+        new = torch.randperm(run.pool_size, generator=run.generator("memory"))[:own].to(run.device)
+        images = run.pool_images[new]
+        logits = passes.logits(run, images, LINE) if len(new) else memory.logits[:0]
+        memory.fill(
+            torch.cat([memory.images[old], images]),
+            torch.cat([memory.labels[old], run.pool_labels[new]]),
+            torch.cat([memory.logits[old], logits]),
+            torch.cat([memory.tasks[old], torch.full_like(new, task)]),
+        )
+
+    def planned_replay(self, cell: Cell, protocol: Protocol, task: int, seen: int) -> int:
+        return min(cell.batch_size, cell.buffer, seen) if task else 0
+
+    def plan_end_task(self, book: Ledger, cell: Cell, task: int, size: int) -> None:
+        own = min(quotas(cell.buffer, task + 1)[-1], size)
+        if own:
+            book.forward(LINE, own)

@@ -1,0 +1,90 @@
+"""Learning without forgetting: the old outputs on the new images as targets (Li and Hoiem 2017).
+
+With z'(x) the logits that the model of the task's start gives to the un-augmented training image x, over the classes
+of the past tasks, and T a temperature:
+
+    loss = CE(z(x), y) - alpha sum_k softmax(z'(x) / T)_k log softmax(z(x) / T)_k
+
+The targets are recorded once, before the task's first step, in eval mode. The sum is averaged over the batch. The
+source's warm-up of the new classifier, which it does not find crucial to its method, is left out. mammoth trains the
+new classifier first and takes the stream's cross-entropy over all classes seen; here the protocol decides.
+
+Both parts come from one forward pass of the stream's batch and are one term for TDM and DGM, weighted by alpha.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparcl.learners import passes
+from sparcl.learners.base import Learner, Replay, stream_loss
+from sparcl.methods import learner
+from sparcl.policies import Parameter
+
+if TYPE_CHECKING:
+    from sparcl.cell import Cell
+    from sparcl.ledger import Ledger
+    from sparcl.trainer import Run
+
+LINE = "old_outputs"
+
+
+def distillation(logits: Tensor, old: Tensor, temperature: float) -> Tensor:
+    """Return the mean cross-entropy between the softened outputs ``old`` and ``logits``, both (N, K)."""
+    target = F.softmax(old / temperature, dim=1)
+    return -(target * F.log_softmax(logits / temperature, dim=1)).sum(1).mean()
+
+
+@learner("lwf", "LwF")
+class LwF(Learner):
+    """Learning without forgetting; see the module's docstring.
+
+    Attributes:
+        targets: old logits of the task's images (N, classes of past tasks), empty (0, 0) during the first task.
+    """
+
+    family = "regularization"
+    modules = ("sparcl.learners.passes",)
+    parameters: ClassVar = {
+        "alpha": Parameter(1.0, "weight of the distillation", low=0),
+        "temperature": Parameter(2.0, "temperature of the distillation", low=0.01),
+    }
+
+    def __init__(self, **values: Any):
+        super().__init__(**values)
+        self.targets = torch.empty(0, 0)
+
+    def begin_task(self, run: Run) -> None:
+        past = run.phase.classes.start
+        self.targets = torch.empty(0, 0, device=run.device)
+        if past:
+            self.targets = passes.logits(run, run.pool_images, LINE)[:, :past].clone()
+
+    def terms(
+        self, run: Run, images: Tensor, labels: Tensor, replays: list[Replay]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        logits = run.model(images)
+        terms = {"stream": stream_loss(run, logits, labels)}
+        if len(self.targets):
+            old = self.targets[run.batch.positions]
+            past = distillation(logits[:, : old.shape[1]], old, self.temperature)
+            terms["stream"] = terms["stream"] + self.alpha * past
+        return terms, logits
+
+    def plan_begin_task(self, book: Ledger, cell: Cell, task: int, size: int) -> None:
+        if task:
+            book.forward(LINE, size)
+
+    def state(self) -> dict[str, Any]:
+        return {"targets": self.targets}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.targets = state["targets"]
+
+    def resume(self, run: Run) -> None:
+        self.targets = self.targets.to(run.device)

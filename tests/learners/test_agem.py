@@ -1,0 +1,144 @@
+"""A-GEM: the projection on written-out vectors, whole steps in float64, and what sparse training makes of it."""
+
+from __future__ import annotations
+
+import copy
+
+import float64
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparcl import trainer
+from sparcl.learners.agem import project
+
+
+def vectors(*values: list[float]) -> dict[str, torch.Tensor]:
+    return {f"w{i}": torch.tensor(value, dtype=torch.float64) for i, value in enumerate(values)}
+
+
+def test_projection_by_hand() -> None:
+    """g = (1, -3 | 2), r = (2, 1 | -1): g.r = -3, r.r = 6, so g + r / 2 = (2, -2.5 | 1.5), at right angles to r."""
+    g, r = vectors([1, -3], [2]), vectors([2, 1], [-1])
+    assert project(g, r, {})
+    assert [v.tolist() for v in g.values()] == [[2.0, -2.5], [1.5]]
+    assert sum(float((g[n] * r[n]).sum()) for n in g) == 0
+
+
+@pytest.mark.parametrize("g", [[3.0, 1.0], [1.0, -2.0], [0.0, 0.0]])
+def test_no_projection_where_the_product_is_not_negative(g: list[float]) -> None:
+    found = vectors(g)
+    assert not project(found, vectors([2, 1]), {})
+    assert found["w0"].tolist() == g
+
+
+def test_no_projection_on_a_zero_reference() -> None:
+    found = vectors([1, 2])
+    assert not project(found, vectors([0, 0]), {})
+    assert found["w0"].tolist() == [1, 2]
+
+
+def test_products_go_over_the_weights_that_exist() -> None:
+    """All of w: g.r = 1 - 4 = -3, a conflict. Without the second weight: g.r = 1, none."""
+    exist = {"w0": torch.tensor([True, False])}
+    found = vectors([1, -4])
+    assert not project(found, vectors([1, 1]), exist)
+    assert found["w0"].tolist() == [1, -4]
+    # And with a conflict among the existing ones: g.r = -2 over r.r = 4 there, whatever the missing weight says.
+    found = vectors([-1, 9])
+    assert project(found, vectors([2, 100]), exist)
+    assert found["w0"][0] == 0
+
+
+def both_gradients(run: trainer.Run, batch: trainer.Batch, replays: list) -> tuple[list, list]:
+    model = copy.deepcopy(run.model)
+    first, last = run.phase.classes.start, run.phase.classes.stop
+    losses = (
+        float64.cross_entropy(model(batch.images)[:, first:last], batch.labels - first),
+        float64.cross_entropy(model(replays[0][0]), replays[0][1]),
+    )
+    return tuple([g.clone() for g in torch.autograd.grad(loss, list(model.parameters()))] for loss in losses)
+
+
+def test_steps_by_hand(small_cell, run_steps) -> None:
+    """w <- w - lr (g - min(0, g.r) / r.r r) over ten steps, some in conflict; r is of all classes."""
+    run = run_steps(small_cell("agem", learning_rate=0.1, epochs=3, batch_size=32), 27 + 1)
+    assert run.phase.index == 1
+    float64.compute_in(run)
+    conflicts = 0
+    for batch in list(trainer.batches(run))[:8]:
+        saved = {n: run.generator(n).get_state() for n in ("replay", "replay-augment")}
+        replays = run.learner.replay(run)
+        for name, state in saved.items():
+            run.generator(name).set_state(state)
+        g, r = both_gradients(run, batch, replays)
+        product = sum(float((a * b).sum()) for a, b in zip(g, r, strict=True))
+        square = sum(float((b * b).sum()) for b in r)
+        factor = min(0.0, product) / square
+        conflicts += product < 0
+        before = [p.detach().clone() for p in run.model.parameters()]
+        trainer.step(run, batch)
+        for parameter, start, a, b in zip(run.model.parameters(), before, g, r, strict=True):
+            assert torch.allclose(parameter.detach(), start - 0.1 * (a - factor * b), rtol=0, atol=1e-12)
+    assert conflicts > 0
+
+
+def test_sparse_steps_move_no_missing_weight_and_do_not_hurt_memory(small_cell, run_steps, monkeypatch) -> None:
+    """The gradient that a sparse step applies has no negative product with the reference over existing weights."""
+    products = []
+    original = project
+
+    def watched(gradients, reference, exist):
+        needed = original(gradients, reference, exist)
+        parts = [(gradients[n] * reference[n] * exist.get(n, torch.ones(()))).double().sum() for n in gradients]
+        size = [(reference[n] * exist.get(n, torch.ones(()))).double().square().sum() for n in gradients]
+        products.append((needed, float(sum(parts)) / float(sum(size))))
+        return needed
+
+    monkeypatch.setattr("sparcl.learners.agem.project", watched)
+    run = run_steps(small_cell("static-agem"))
+    assert any(needed for needed, _ in products)
+    assert all(product > -1e-5 for _, product in products)
+    for name, weight in run.masks.parameters.items():
+        assert not weight.detach()[~run.masks.weight[name]].any()
+
+
+def test_what_the_reference_gradient_costs(small_cell, run_steps) -> None:
+    """A whole training pass of each replayed image, on the line of replay; not held at once with the stream's."""
+    chosen = small_cell("agem", epochs=1, batch_size=64, buffer=20)
+    run = run_steps(chosen)
+    lines = run.ledger.as_record()["lines"]
+    steps = sum(-(-size // 64) for size in run.info.train_sizes[1:])
+    per_image = lines["stream"]["forward"] // sum(run.info.train_sizes)
+    assert lines["replay"] == dict.fromkeys(("forward", "input_gradient", "weight_gradient"), per_image * 20 * steps)
+    assert run.learner.images_at_once(chosen, run.protocol) == 64
+
+
+def test_terms_for_importance(small_cell, run_steps) -> None:
+    """TDM and DGM see the stream's gradient and the memory's, both before the projection."""
+    run = run_steps(small_cell("agem"), 14)
+    batch = next(trainer.batches(run))
+    replays = run.learner.replay(run)
+    trainer.backward(run, batch, replays, per_term=True)
+    run.learner.adjust_gradients(run)
+    assert set(run.term_gradients) == {"stream", "memory"}
+    names = list(run.masks.parameters)
+    assert all(list(term) == names for term in run.term_gradients.values())
+
+
+@given(st.integers(0, 10**6), st.integers(1, 30), st.floats(0.2, 1.0))
+def test_the_result_is_the_nearest_that_does_not_increase_the_memorys_loss(seed: int, size: int, share: float) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    g, r = (torch.randn(size, generator=draw, dtype=torch.float64) for _ in range(2))
+    exist = torch.rand(size, generator=draw) < share
+    after = {"a": g.clone()}
+    projected = project(after, {"a": r}, {"a": exist})
+    along = float((after["a"] * r)[exist].sum())
+    if not projected:
+        assert along >= 0
+        assert torch.equal(after["a"], g)
+        return
+    assert along == pytest.approx(0, abs=1e-9)
+    moved = (after["a"] - g)[exist]  # the shortest way to the half-space is along its normal
+    assert abs(float(moved @ r[exist])) == pytest.approx(float(moved.norm() * r[exist].norm()))

@@ -1,0 +1,171 @@
+"""Online EWC: the Fisher diagonal by hand, its accumulation, the penalty and a whole step in float64."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import float64
+import pytest
+import torch
+from torch import nn
+
+from sparcl import trainer
+from sparcl.learners.ewc import fisher_diagonal, penalty, proximal
+
+
+class Softmax(nn.Module):
+    """A linear classifier without bias: d log p(y | x) / dW_k = (1[k = y] - p_k) x."""
+
+    def __init__(self, weight: list[list[float]]):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(weight, dtype=torch.float64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1) @ self.weight.T
+
+
+def test_fisher_of_a_linear_classifier_by_hand() -> None:
+    """At W = 0, p = 1/2 each: every squared factor is 1/4, so both rows hold (1^2 + 3^2) / 2 / 4, (4 + 0) / 2 / 4."""
+    model = Softmax([[0, 0], [0, 0]])
+    images = torch.tensor([[1.0, 2.0], [3.0, 0.0]], dtype=torch.float64).reshape(2, 1, 1, 2)
+    found = fisher_diagonal(model, images, torch.tensor([0, 1]), range(2))["weight"]
+    assert found.tolist() == [[1.25, 0.5], [1.25, 0.5]]
+
+
+def test_fisher_squares_each_image_before_averaging() -> None:
+    """Two equal images of opposite labels: the mean gradient is 0 at W = 0, the Fisher information is not."""
+    model = Softmax([[0, 0], [0, 0]])
+    images = torch.tensor([[2.0, 0.0], [2.0, 0.0]], dtype=torch.float64).reshape(2, 1, 1, 2)
+    found = fisher_diagonal(model, images, torch.tensor([0, 1]), range(2))["weight"]
+    assert found.tolist() == [[1.0, 0.0], [1.0, 0.0]]
+
+
+def test_fisher_is_over_the_classes_of_the_task_alone() -> None:
+    """p = (1/4, 3/4) over classes 1 and 2, whatever class 0 says; class 0 gets no information."""
+    model = Softmax([[7.0], [0.0], [0.5 * math.log(3)]])
+    images = torch.tensor([2.0], dtype=torch.float64).reshape(1, 1, 1, 1)
+    found = fisher_diagonal(model, images, torch.tensor([1]), range(1, 3))["weight"]
+    expected = torch.tensor([[0.0], [(0.75 * 2) ** 2], [(0.75 * 2) ** 2]], dtype=torch.float64)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-14)
+
+
+def test_penalty_and_its_gradient_by_hand() -> None:
+    """F = (1, 2, 0), theta - theta* = (3, -1, 5): 9 + 2 = 11, gradient 2 F (theta - theta*) = (6, -4, 0)."""
+    weight = torch.tensor([4.0, 1.0, 5.0], requires_grad=True)
+    value = penalty({"w": weight}, {"w": torch.tensor([1.0, 2.0, 0.0])}, {"w": torch.tensor([1.0, 2.0, 0.0])})
+    assert value.item() == 11
+    value.backward()
+    assert weight.grad.tolist() == [6, -4, 0]
+
+
+def fisher_one_by_one(run: trainer.Run, model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the Fisher diagonal of the current task with one backward pass per image, in float64."""
+    model = copy.deepcopy(model).double().eval()
+    first, last = run.phase.classes.start, run.phase.classes.stop
+    total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    images = run.network_input(run.pool_images).double()
+    for image, label in zip(images, run.pool_labels, strict=True):
+        loss = float64.cross_entropy(model(image[None])[:, first:last], label[None] - first)
+        grads = torch.autograd.grad(loss, list(model.parameters()))
+        for value, gradient in zip(total.values(), grads, strict=True):
+            value += gradient**2
+    return {name: value / len(images) for name, value in total.items()}
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.5])
+def test_fisher_of_two_tasks(gamma: float, small_cell, run_steps) -> None:
+    """gamma F_1 + F_2, each at its own task's end; the anchor is the last task's weights."""
+    ends = []
+    original = trainer.evaluate
+
+    def at_end(run: trainer.Run, seen: int):  # evaluation follows the learner's end of task
+        if run.losses:
+            ends.append((fisher_one_by_one(run, run.model), dict(run.learner.fisher), dict(run.learner.anchor)))
+        return original(run, seen)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "evaluate", at_end)
+        run = run_steps(small_cell("ewc", epochs=1, params={"ewc.gamma": gamma}), 11)
+    (first, one, _), (second, two, anchor) = ends
+    for name, parameter in run.model.named_parameters():
+        scale = float(first[name].max()) + 1e-12
+        assert torch.allclose(one[name].double(), first[name], rtol=1e-3, atol=1e-5 * scale), name
+        expected = gamma * first[name] + second[name]
+        assert torch.allclose(two[name].double(), expected, rtol=1e-3, atol=1e-5 * float(expected.max())), name
+        assert anchor[name].shape == parameter.shape
+    assert any(not torch.equal(anchor[n], p.detach()) for n, p in run.model.named_parameters())
+
+
+def test_a_step_is_sgd_on_the_penalized_loss(small_cell, run_steps) -> None:
+    """w <- w - lr (g + 2 lambda F (w - w*)), with g by float64 autograd; no penalty in the first task."""
+    run = run_steps(small_cell("ewc", learning_rate=0.1, params={"ewc.strength": 30.0, "ewc.step": "explicit"}), 12)
+    float64.compute_in(run)
+    for held in (run.learner.fisher, run.learner.anchor):
+        for name in held:
+            held[name] = held[name].double()
+    batch = next(trainer.batches(run))
+    gradients = float64.gradients(run, batch, [])["stream"]
+    before = {n: p.detach().clone() for n, p in run.model.named_parameters()}
+    trainer.step(run, batch)
+    pulled = 0.0
+    for name, parameter in run.model.named_parameters():
+        pull = 2 * 30 * run.learner.fisher[name] * (before[name] - run.learner.anchor[name])
+        expected = before[name] - 0.1 * (gradients[name] + pull)
+        assert torch.allclose(parameter.detach(), expected, rtol=0, atol=1e-12), name
+        pulled += float(pull.abs().sum())
+    assert pulled > 0.01
+
+
+def test_the_first_task_is_fine_tuning(small_cell, run_steps) -> None:
+    ewc, fine = run_steps(small_cell("ewc"), 10), run_steps(small_cell("finetune"), 10)
+    for name, value in fine.model.state_dict().items():
+        assert torch.equal(value, ewc.model.state_dict()[name]), name
+
+
+def test_strength_zero_is_fine_tuning(small_cell, run_steps) -> None:
+    ewc = run_steps(small_cell("ewc", params={"ewc.strength": 0.0}))
+    assert ewc.accuracy == run_steps(small_cell("finetune")).accuracy
+
+
+def test_missing_weights_have_no_information_and_no_anchor(small_cell, run_steps) -> None:
+    run = run_steps(small_cell("static-ewc", epochs=1))
+    for name, mask in run.masks.weight.items():
+        assert not run.learner.fisher[name][~mask].any()
+        assert not run.learner.anchor[name][~mask].any()
+        assert run.learner.fisher[name][mask].any()
+
+
+def test_what_the_fisher_pass_costs(small_cell, run_steps) -> None:
+    """One forward and both backward products of every training image, beside the stream."""
+    record = run_steps(small_cell("ewc", epochs=1)).ledger.as_record()["lines"]
+    stream, fisher = record["stream"], record["fisher"]
+    assert fisher == stream  # one epoch: each image passes once for each
+    assert "replay" not in record
+
+
+def test_the_proximal_step_by_hand() -> None:
+    """(theta + r F theta*) / (1 + r F); at a small rate the gradient step, at a large one the anchor."""
+    weight, anchor, fisher = torch.tensor([1.0, 2.0]), torch.tensor([0.0, 3.0]), torch.tensor([2.0, 0.5])
+    assert proximal(weight, anchor, fisher, 1.0).tolist() == pytest.approx([1 / 3, 3.5 / 1.5])
+    assert torch.allclose(proximal(weight, anchor, fisher, 1e9), anchor)
+    small = proximal(weight.double(), anchor.double(), fisher.double(), 1e-6)
+    assert torch.allclose(small, weight.double() - 1e-6 * fisher * (weight - anchor), rtol=0, atol=1e-11)
+
+
+def test_the_implicit_step_moves_what_learns_and_nothing_else(small_cell, run_steps) -> None:
+    """Masked weights stay 0, weights without a gradient keep their bits, and a huge lambda holds everything else."""
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def watch(run) -> None:
+        if run.phase.index == 1:
+            seen.append({name: value.detach().clone() for name, value in run.masks.parameters.items()})
+
+    params = {"ewc.step": "implicit", "ewc.strength": 1e12}
+    run = run_steps(small_cell("static-dgm-ewc", params=params | {"dgm.refresh": 1000}), 14, watch)
+    assert len(seen) >= 2
+    for name, value in seen[-1].items():
+        held = ~run.masks.gradient[name]
+        assert torch.equal(value[held], seen[-2][name][held])
+        anchored = run.masks.gradient[name] & (run.learner.fisher[name] > 1e-8)
+        assert torch.allclose(value[anchored], run.learner.anchor[name][anchored], rtol=1e-3, atol=1e-4)
