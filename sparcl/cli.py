@@ -1,4 +1,4 @@
-"""The command line: ``sparcl run | methods | streams | flops | plan``.
+"""The command line: ``sparcl run | methods | streams | flops | new-baseline | plan``.
 
 Exit status 0 for success, 1 for a run that failed, 2 for bad input (one line on standard error), 130 or 143 for a run
 that was interrupted and left a checkpoint.
@@ -62,6 +62,17 @@ def parser() -> argparse.ArgumentParser:
     listed = commands.add_parser("streams", help="list the streams")
     listed.add_argument("--json", action="store_true", help="print JSON")
 
+    new = commands.add_parser("new-baseline", help="write the files of a new baseline: module, test, config line")
+    new.add_argument("name", metavar="NAME", help="name of the policy and its module, for example my_rule")
+    new.add_argument("--kind", choices=("sparsity", "gradient", "data"), default="sparsity",
+                     help="what it decides: weights, gradients or samples (default: %(default)s)")  # fmt: skip
+    new.add_argument("--label", help="what tables and figures print (default: from NAME)")
+    place = new.add_mutually_exclusive_group()
+    place.add_argument("--folder", type=Path, default=Path("baselines"), metavar="DIR",
+                       help="package folder of the module; its test goes to tests/ (default: %(default)s)")  # fmt: skip
+    place.add_argument("--package", type=Path, metavar="DIR", help="write an installable package of its own instead")
+    new.add_argument("--config", type=Path, metavar="FILE", help="matrix config to add the method to")
+
     plan = commands.add_parser("plan", help="check a matrix config and write its plan")
     plan.add_argument("--config", type=Path, required=True, metavar="FILE", help="matrix config (YAML)")
     plan.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="results folder")
@@ -89,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
         top = parser()
-        known = ("run", "flops", "methods", "streams", "plan")
+        known = tuple(COMMANDS)
         if arguments and not arguments[0].startswith("-") and arguments[0] not in known:
             raise UserError(f"sparcl: unknown command {arguments[0]!r}{suggest(arguments[0], known)}")
         options = top.parse_args(arguments)
@@ -250,6 +261,8 @@ def _methods(options: argparse.Namespace) -> int:
     from sparcl import methods
 
     found = methods.matching(options.pattern)
+    for module, error in methods.broken().items():
+        print(f"warning: {module} could not be imported, its methods are missing: {error}", file=sys.stderr)
     if options.json:
         keys = ("name", "label", "family", "learner", "task_il_only")
         print(json.dumps([{k: getattr(m, k) for k in keys} | {"policies": dict(m.policies)} for m in found], indent=1))
@@ -296,7 +309,18 @@ def _plan(options: argparse.Namespace) -> int:
     return matrix.command(options.config, options.results, as_json=options.json)
 
 
-COMMANDS = {"run": _run, "flops": _flops, "methods": _methods, "streams": _streams, "plan": _plan}
+def _new_baseline(options: argparse.Namespace) -> int:
+    from sparcl import scaffold
+
+    draft = scaffold.Draft(options.name, options.kind, options.label)
+    print(scaffold.create(draft, options.folder, options.package, options.config))
+    return 0
+
+
+COMMANDS = {
+    "run": _run, "flops": _flops, "methods": _methods, "streams": _streams, "new-baseline": _new_baseline,
+    "plan": _plan,
+}  # fmt: skip
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,8 +5,9 @@ policies (``sparcl`` = tdm + dgm + ddr); every registered policy is a bundle of 
 with a name of their own are data: ``sparcl/data/methods.yaml``, or :func:`bundle` in a baseline's file.
 
 Where methods come from: this package, and every module of the packages listed in the entry-point group
-``sparcl.methods`` (the suite's ``baselines`` is one of them). A module that cannot be imported is kept with its error,
-which is shown when somebody asks for a name that is not there.
+``sparcl.methods`` (the suite's ``baselines`` is one of them). A module that cannot be imported, or that registers a
+name which exists, registers nothing; :func:`broken` keeps its error, which is shown when methods are listed or somebody
+asks for a name that is not there.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import importlib
 import importlib.metadata
 import os
 import pkgutil
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,6 +96,7 @@ def learner(name: str, label: str) -> Callable[[type], type]:
     def register(cls: type) -> type:
         if "-" in name:
             raise ValueError(f"{name}: a learner's name has no '-'")
+        _free(name, _bundles, _aliases)
         _claim(_learners, name, cls)
         cls.name, cls.label = name, label
         return cls
@@ -105,6 +108,7 @@ def policy(name: str, label: str, family: str = "sparse-baseline") -> Callable[[
     """Register a policy under ``name``; what it is follows from its base class. It is a bundle of the same name."""
 
     def register(cls: type) -> type:
+        _free(name, _learners, _aliases)
         _claim(_policies, name, cls)
         cls.name, cls.label = name, label
         bundle(name, label, family, **{kind_of(cls): name})
@@ -128,7 +132,11 @@ def bundle(name: str, label: str, family: str, values: Mapping[str, Any] | None 
 def method(name: str, label: str, family: str, learner: str, task_il_only: bool = False,
            values: Mapping[str, Any] | None = None, **policies: str) -> None:  # fmt: skip
     """Register a whole method under a name of its own (``packnet``)."""
-    _aliases[name] = Method(name, label, family, learner, policies, dict(values or {}), task_il_only)
+    if name not in (learner, *policies.values()):
+        _free(name, _learners, _bundles)
+    new = Method(name, label, family, learner, policies, dict(values or {}), task_il_only)
+    if _aliases.setdefault(name, new) != new:
+        raise ValueError(f"{name}: a method of this name exists already")
 
 
 def kind_of(cls: type[Component]) -> str:
@@ -137,6 +145,11 @@ def kind_of(cls: type[Component]) -> str:
         if issubclass(cls, base):
             return kind
     raise TypeError(f"{cls.__name__}: expected a SparsityPolicy, GradientPolicy or DataPolicy")
+
+
+def _free(name: str, *registries: Mapping[str, Any]) -> None:
+    if any(name in registry for registry in registries):
+        raise ValueError(f"{name}: this name is taken")
 
 
 def _claim(registry: dict[str, Any], name: str, cls: type) -> None:
@@ -153,17 +166,25 @@ def discover() -> None:
         importlib.import_module(f"sparcl.{module}")
     for found in sorted(pkgutil.iter_modules([str(Path(__file__).parent / "learners")]), key=lambda m: m.name):
         importlib.import_module(f"sparcl.learners.{found.name}")
-    points = {p.value for p in importlib.metadata.entry_points(group=ENTRY_POINTS)} | {"baselines"}
-    extra = [name for name in os.environ.get("SPARCL_METHODS", "").split(os.pathsep) if name]
-    for value in sorted(points) + extra:
-        _import_all(value.partition(":")[0])
     _load_data(Path(__file__).parent / "data" / "methods.yaml")
+    points = {p.value.partition(":")[0].strip() for p in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+    extra = [name for name in os.environ.get("SPARCL_METHODS", "").split(os.pathsep) if name]
+    for name in dict.fromkeys(["baselines", *sorted(points), *extra]):
+        _import_all(name)
 
 
 def _import_all(name: str) -> None:
+    registries: tuple[dict[str, Any], ...] = (_learners, _policies, _bundles, _aliases)
+    before, loaded = [dict(registry) for registry in registries], set(sys.modules)
     try:
         module = importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        for registry, entries in zip(registries, before, strict=True):  # a module joins as a whole or not at all
+            registry.clear()
+            registry.update(entries)
+        for other in set(sys.modules) - loaded:  # what it imported of its own package may still join by itself
+            if other.partition(".")[0] == name.partition(".")[0]:
+                del sys.modules[other]
         if not (isinstance(error, ModuleNotFoundError) and error.name == name == "baselines"):
             _broken[name] = one_line(f"{type(error).__name__}: {error}")
         return
@@ -177,6 +198,12 @@ def _load_data(path: Path) -> None:
         bundle(name, entry["label"], entry["family"], entry.get("values"), **entry["policies"])
 
 
+def broken() -> dict[str, str]:
+    """Return the modules that were to register methods and could not be imported, each with its error in one line."""
+    discover()
+    return dict(_broken)
+
+
 def learners() -> dict[str, type[Learner]]:
     """Return all learners by name."""
     discover()
@@ -187,6 +214,12 @@ def policies() -> dict[str, type[Component]]:
     """Return all policies by name."""
     discover()
     return _policies
+
+
+def bundles() -> dict[str, Bundle]:
+    """Return all named choices of policies by name."""
+    discover()
+    return _bundles
 
 
 def names() -> list[str]:
