@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN = $(BIN)/python workflow/scripts/run.py --config "$(CONFIG)" --cores "$(CORES)"
 
-.PHONY: help tables figures report cells tune partial dry-run test lint format pins hashes clean distclean
+.PHONY: help tables figures report cells tune partial dry-run test lint format api pins hashes clean distclean
 
 help:
 	@echo 'make tables  [CONFIG=FILE] [CORES=N]   run a matrix; tables, figures and report in results/<name>/'
@@ -23,7 +23,8 @@ help:
 	@echo 'make partial [CONFIG=FILE]             tables, figures and report of the records there are'
 	@echo 'make dry-run [CONFIG=FILE]             what would run, and why'
 	@echo 'make test    [ARGS=...]                tests (ARGS go to pytest)'
-	@echo 'make lint                              ruff, snakefmt, snakemake --lint'
+	@echo 'make lint                              ruff, snakefmt, snakemake --lint, the API reference is up to date'
+	@echo 'make api                               docs/api from the docstrings'
 	@echo 'make format                            ruff format and snakefmt on the workflow'
 	@echo 'make clean | distclean                 caches | and the virtual environment (results stay)'
 
@@ -51,10 +52,15 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
+	$(BIN)/python workflow/scripts/api.py --check
 
 format: $(STAMP)
 	$(BIN)/ruff format workflow/scripts
 	$(BIN)/snakefmt Snakefile workflow
+
+# The API reference, docs/api, from the docstrings.
+api: $(STAMP)
+	$(BIN)/python workflow/scripts/api.py
 
 # The pinned versions, from what is installed in the virtual environment.
 pins: $(STAMP)

@@ -50,6 +50,7 @@ class Comparison:
         return "higher" if self.paired.mean > 0 else "lower"
 
     def line(self) -> str:
+        """Return the comparison as one line of text: difference in points, verdict, p, n."""
         text = f"{self.what}: {difference(self.paired)} points"
         return f"{text}, {self.verdict} (p = {p_value(self.p_holm)}, n = {self.paired.n})"
 

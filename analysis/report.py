@@ -67,6 +67,7 @@ def render(
 
 
 def data_uri(kind: str, data: bytes) -> str:
+    """Return a ``data:`` URI of MIME type ``kind``, so that a page holds the file itself."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 

@@ -85,6 +85,7 @@ class Scene:
         return bundle
 
     def learner_label(self, learner: str) -> str:
+        """Return what figures call a learner."""
         for c in self.pool:
             if c.method == learner:
                 return c.label
@@ -120,19 +121,23 @@ class Drawing:
 
 
 def look(c: Configuration) -> style.Look:
+    """Return color, marker and line of a configuration."""
     return style.of(c.bundle, c.learner)
 
 
 def summary(c: Configuration, metric: str) -> Summary:
+    """Summarize a metric over the seeds of a configuration."""
     return summarize(list(c.seeds(metric).values()))
 
 
 def missing_of(chosen: Iterable[Configuration]) -> tuple[str, ...]:
+    """Return a line for each configuration that lacks seeds."""
     rows = [c.rows for c in chosen]
     return tuple(frames.missing_lines(pd.concat(rows))) if rows else ()
 
 
 def seeds_text(chosen: Iterable[Configuration]) -> str:
+    """Return how many seeds a figure's configurations have, as text."""
     counts = sorted({c.n for c in chosen if c.n})
     if not counts:
         return "n = 0 seeds"

@@ -223,4 +223,5 @@ def encode(figure: Figure, kinds: Sequence[str] = ("png", "svg", "pdf")) -> dict
 
 
 def close(figure: Figure) -> None:
+    """Free a figure that has been saved."""
     plt.close(figure)

@@ -197,6 +197,7 @@ FLOPS_NOTE = (
 
 
 def spread_note(rows: Sequence[Configuration]) -> str:
+    """Return the note that says what stands behind ±."""
     counts = sorted({row.n for row in rows})
     text = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     if counts == [1]:
@@ -206,6 +207,7 @@ def spread_note(rows: Sequence[Configuration]) -> str:
 
 
 def bold_note(rows: Sequence[Configuration], block: str) -> str:
+    """Return the note that says what is bold."""
     least = min((row.n for row in rows if row.n), default=0)
     if least < 2:
         return f"Bold: highest mean within {block}; with fewer than 2 seeds no test and no ties."
@@ -217,6 +219,7 @@ def bold_note(rows: Sequence[Configuration], block: str) -> str:
 
 
 def reference_note(text: str) -> str:
+    """Return the note on differences to the reference method, called ``text``."""
     return (
         f"Difference: Class-IL minus that of {text} on the same seeds, in points, with its 95 % t-interval; "
         "p: paired t-test, Holm-corrected over the table. Sign-flip p-values and effect sizes are in the CSV."
@@ -235,6 +238,7 @@ def identity_columns(streams: int) -> list[Column]:
 
 
 def identity_values(row: Configuration) -> dict[str, Any]:
+    """Return what names a row in the CSV."""
     return {
         "configuration": row.key, "method": row.method, "learner": row.learner, "variant": row.variant,
         "stream": row.stream_label, "label": row.name, "sparsity": float(row.sparsity),
@@ -265,6 +269,7 @@ P_HOLM = Column("p_holm", "p", "p", csv_only=False)
 
 
 def flops_values(row: Configuration, pool: Sequence[Configuration]) -> dict[str, float]:
+    """Return mean training FLOPs in two ledgers, each with its ratio to the dense method in ``pool``."""
     return {
         "flops_executed": row.mean("flops_executed"),
         "flops_paper": row.mean("flops_paper"),
@@ -364,6 +369,7 @@ PARTS = {"tdm": "sparsity", "ddr": "data", "dgm": "gradient"}
 
 
 def has_part(row: Configuration, part: str) -> bool:
+    """Return whether a configuration has the part ``part`` ("tdm", "ddr", "dgm") of SparCL."""
     return row.policies[PARTS[part]] == part
 
 

@@ -135,6 +135,7 @@ class Competition(nn.Module):
         return posterior(self.logits[task], self.size)
 
     def forward(self, h: Tensor) -> Tensor:
+        """Keep the winners of activations ``h`` (N, units, ...): sampled in training, fixed in evaluation."""
         if self.training:
             noise = self.noise[: len(h)] if len(self.noise) > 1 else self.noise
             gate = concrete(self.pi(self.task), noise, self.size, self.temperature)

@@ -31,6 +31,7 @@ class Parser(argparse.ArgumentParser):
     """argparse with one-line errors and a suggestion for a mistyped subcommand."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise :class:`UserError` with ``message`` in one line, where argparse would print its usage and exit."""
         raise UserError(one_line(f"{self.prog}: {message}; '{self.prog} --help' lists the options"))
 
 

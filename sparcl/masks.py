@@ -228,9 +228,11 @@ class MaskSet:
 
     # -- checkpoint ------------------------------------------------------------------------------------------------
     def state(self) -> dict[str, dict[str, Tensor]]:
+        """Return the masks by name, for a checkpoint; an empty "gradient" means that every existing weight learns."""
         return {"weight": dict(self.weight), "gradient": dict(self.gradient or {})}
 
     def load(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Restore what :meth:`state` returned."""
         def placed(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {n: torch.empty_like(self.weight[n]).copy_(m) for n, m in masks.items()}
 

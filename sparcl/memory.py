@@ -94,12 +94,14 @@ class ReservoirMemory:
         return ReplayBatch(self.images[chosen], self.labels[chosen], self.logits[chosen], self.tasks[chosen])
 
     def state(self) -> dict[str, Any]:
+        """Return the contents and how many presentations were seen, for a checkpoint."""
         return {
             "seen": self.seen, "images": self.images, "labels": self.labels, "logits": self.logits,
             "tasks": self.tasks, "positions": self.positions,
         }  # fmt: skip
 
     def load(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state` returned."""
         self.seen = state["seen"]
         for name in ("images", "labels", "logits", "tasks", "positions"):
             getattr(self, name).copy_(state[name])

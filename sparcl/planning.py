@@ -32,6 +32,7 @@ class Planned:
     approximate: bool
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the three ledgers (FLOPs) and dense/executed as plain JSON values."""
         training = self.executed["training"]
         return {
             "executed": self.executed, "paper": self.paper, "dense": self.dense,

@@ -234,6 +234,7 @@ class Run:
         self.masks.optimizer = self.optimizer
 
     def clock_at(self, epoch: int, step: int = 0) -> Clock:
+        """Return the clock of a step of the phase; ``steps`` are those of the samples that are still there."""
         nominal = self.protocol.steps(self.pool_size, self.cell.batch_size)
         steps = self.protocol.steps(int(self.present.sum()), self.cell.batch_size)
         return Clock(
@@ -284,6 +285,7 @@ def train(run: Run, after_step: Watch = lambda run: None, after_task: Watch = la
 
 
 def begin_task(run: Run, phase: Phase) -> None:
+    """Enter a phase: prepare the network and its data, then the hooks ``begin_task``, the learner's first."""
     run.phase = phase
     run.enter_phase()
     run.clock = run.clock_at(0)
@@ -295,6 +297,7 @@ def begin_task(run: Run, phase: Phase) -> None:
 
 
 def begin_epoch(run: Run, epoch: int) -> None:
+    """Start an epoch: its clock, an empty loss, then the policies' hooks ``begin_epoch``."""
     run.clock = run.clock_at(epoch)
     run.loss_sum.zero_()
     for policy in run.policies:
@@ -387,6 +390,11 @@ def add_weight_decay(run: Run) -> None:
 
 
 def end_epoch(run: Run) -> None:
+    """Note the epoch's mean loss, then the policies' hooks ``end_epoch``.
+
+    Raises:
+        RunError: the mean loss is not finite.
+    """
     mean = float(run.loss_sum) / max(run.clock.steps, 1)
     if mean != mean or mean in (float("inf"), float("-inf")):
         raise RunError(_not_finite(run))
@@ -396,6 +404,7 @@ def end_epoch(run: Run) -> None:
 
 
 def end_task(run: Run) -> None:
+    """Run the hooks ``end_task``, the learner's last, and evaluate on every task: one row of the accuracy matrices."""
     for policy in run.policies:
         policy.end_task(run)
     run.learner.end_task(run)
@@ -462,6 +471,7 @@ def momenta(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Ten
 
 
 def load_momenta(optimizer: torch.optim.Optimizer, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Restore SGD's momentum buffers, by parameter name."""
     for name, parameter in model.named_parameters():
         if name in state:
             optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(state[name])

@@ -334,6 +334,7 @@ class Server:
         self.selector.register(self.wakeup, self.read)
 
     def run(self) -> None:
+        """Serve requests until there are none left and the server has been idle for long enough."""
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.set_wakeup_fd(self.waker, warn_on_full_buffer=False)
@@ -501,6 +502,7 @@ class Request:
         return True
 
     def close(self) -> None:
+        """Close the descriptors that came with the request."""
         for descriptor in self.descriptors:
             os.close(descriptor)
         self.descriptors = []
