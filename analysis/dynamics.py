@@ -18,10 +18,11 @@ BOUNDARY = "task boundary"
 SHADES = {
     "stream": (style.BLUE, None), "replay": (style.SKY, None), "importance": (style.VERMILION, "//"),
     "gradient_refresh": (style.GREEN, ".."), "dense_gradient": (style.ORANGE, None), "saliency": (style.PURPLE, "xx"),
-    "distillation": (style.YELLOW, "\\\\"),
+    "distillation": (style.YELLOW, "\\\\"), "old_outputs": ("#7F3C8D", "**"), "memory_outputs": ("#6B4E16", "oo"),
+    "herding": (style.LIGHT, "++"), "fisher": (style.GREY, "--"), "regulation": (style.BLACK, "||"),
 }  # fmt: skip
 """Face and hatch of the ledger's lines in :func:`analysis.figures.flops_breakdown`, in their order."""
-OTHER_SHADES = ((style.GREY, "--"), (style.LIGHT, "++"), ("#6B4E16", "oo"), ("#7F3C8D", "**"))
+OTHER_SHADES = ((style.GREY, "xx"), (style.LIGHT, "//"), ("#6B4E16", "--"), ("#7F3C8D", ".."))
 
 
 def shades(lines: Iterable[str]) -> dict[str, tuple[str, str | None]]:

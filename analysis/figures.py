@@ -193,7 +193,7 @@ def _limit(ax: Axes, summaries: Sequence) -> None:
 
 
 def _others(ax: Axes, others: Sequence[Configuration]) -> None:
-    """Grey, directly labeled points of methods with no sparse version; those below the axis in one line of text."""
+    """Grey, directly labeled points of methods with no sparse version; those off the axis in a text below."""
     low, high = ax.get_ylim()
     gap = (high - low) * 0.055
     below: list[Configuration] = []
@@ -203,6 +203,8 @@ def _others(ax: Axes, others: Sequence[Configuration]) -> None:
         if math.isnan(value):
             continue
         (inside if low + gap <= value <= high - gap else below).append(c)
+    if below:
+        ax.set_ylim(low - 1.6 * gap, high)  # room for their text
     places = style.spread([c.mean("class_il") for c in inside], gap, low + gap, high - gap)
     for c, place in zip(inside, places, strict=True):
         x = c.mean("flops_executed")
@@ -237,6 +239,8 @@ def _others(ax: Axes, others: Sequence[Configuration]) -> None:
             color=GREY,
             ha="right",
             va="bottom",
+            zorder=6,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
         )
 
 

@@ -53,6 +53,15 @@ def test_claims_are_answered_with_recomputed_numbers(matrix):
     assert "fine-tuning" in bottom.claim
 
 
+def test_a_claim_names_few_exceptions_and_counts_means(matrix):
+    """Of many comparisons those not shown stand in the list below, not in the answer."""
+    bottom = claims.claims(matrix)[3]
+    means = [float(re.search(r": ([+\u2212][\d.]+) ", line)[1].replace("\u2212", "-")) for line in bottom.details]
+    assert f"the mean is above it in {sum(mean > 0 for mean in means)}." in bottom.answer
+    unclear = [line for line in bottom.details if "higher" not in line]
+    assert ("Not shown to be higher" in bottom.answer) == (0 < len(unclear) <= claims.FEW)
+
+
 def test_verdicts_follow_the_corrected_test(matrix):
     pool = {c.key: c for c in tables.configurations(matrix.frame)}
     pairs = [
