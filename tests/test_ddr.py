@@ -178,7 +178,8 @@ def test_a_run_against_a_direct_simulation(name: str, criterion: str, small_cell
 def test_removed_samples_are_not_replayed_in_their_task_but_later(small_cell, run_steps) -> None:
     """What the memory holds of the running task's removed samples is not drawn; everything else is."""
     steps_of_a_task = 5 + 4 + 3 + 2 + 4 * 1
-    run = run_steps(small_cell("ddr-er", epochs=8, params={"ddr.proportion": 0.9}), 2 * steps_of_a_task - 2)
+    chosen = small_cell("ddr-er", epochs=8, params={"ddr.proportion": 0.9, "ddr.cutoff": 4})
+    run = run_steps(chosen, 2 * steps_of_a_task - 2)
     assert run.phase.index == 1
     held = [
         slot for slot in range(len(run.memory))
