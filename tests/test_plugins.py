@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sparcl import record, scaffold
+from sparcl import scaffold
 
 TOP = Path(__file__).resolve().parents[1]
 CELL = ("--stream", "split-digits", "--method", "zebra-er", "--sparsity", "0.5", "--buffer", "20")
@@ -34,12 +34,16 @@ def install(folder: Path, module: str) -> None:
     (info / "entry_points.txt").write_text(f"[sparcl.methods]\n{module} = {module}\n")
 
 
-def sparcl(site: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """Run the command line with the packages of ``site``."""
+def python(site: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Run Python with the packages of ``site``."""
     environment = {key: value for key, value in os.environ.items() if key != "SPARCL_WORKER"}
     environment["PYTHONPATH"] = os.pathsep.join([str(site), str(TOP)])
-    command = [sys.executable, "-m", "sparcl.worker", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
+    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
+
+
+def sparcl(site: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Run the command line with the packages of ``site``."""
+    return python(site, "-m", "sparcl.worker", *arguments)
 
 
 def test_an_installed_package_joins_on_every_learner(site: Path) -> None:
@@ -50,25 +54,30 @@ def test_an_installed_package_joins_on_every_learner(site: Path) -> None:
     assert json.loads(done.stdout)["executed"]["training"] > 0
 
 
-def test_its_code_counts_in_its_own_records_identity_only(site: Path, tmp_path: Path) -> None:
-    def identities(folder: str) -> tuple[str, str]:
-        found = []
+def test_its_code_counts_in_its_own_identity_only(site: Path) -> None:
+    def identities() -> list[str]:
+        code = "from sparcl import cell, identity\n"
         for method in ("zebra-er", "static-er"):
-            arguments = [method if part == "zebra-er" else part for part in CELL]
-            done = sparcl(site, "run", *arguments, *SHORT, "--results", str(tmp_path / folder))
-            assert done.returncode == 0, done.stderr
-            file = next((tmp_path / folder).rglob(f"{method}/**/record.json"))
-            found.append(record.read(file)["identity"])
-        return found[0], found[1]
+            code += f"print(identity.identity(cell.make('split-digits', '{method}', 0.5, 20)))\n"
+        return python(site, "-c", code).stdout.split()
 
-    zebra, static = identities("before")
+    zebra, static = identities()
     module = site / "zebra.py"
     module.write_text(module.read_text() + "\n# A remark.\n")
-    assert identities("remark") == (zebra, static)
+    assert identities() == [zebra, static]
     module.write_text(module.read_text().replace("Parameter(0.5,", "Parameter(0.25,"))
-    edited = identities("edited")
+    edited = identities()
     assert edited[0] != zebra
     assert edited[1] == static
+
+
+def test_its_run_has_its_identity(site: Path, tmp_path: Path) -> None:
+    done = sparcl(site, "run", *CELL, *SHORT, "--results", str(tmp_path / "results"))
+    assert done.returncode == 0, done.stderr
+    file = next((tmp_path / "results").rglob("record.json"))
+    code = f"from sparcl import cell, identity, record\nmade = record.read({str(file)!r})\n"
+    code += "print(made['identity'] == identity.identity(cell.from_dict(made['cell'])))\n"
+    assert python(site, "-c", code).stdout.strip() == "True"
 
 
 @pytest.mark.parametrize(
