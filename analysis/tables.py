@@ -187,7 +187,8 @@ def flops_ratio(row: Configuration, pool: Sequence[Configuration], ledger: str) 
 FORGETTING_NOTE = (
     "Forgetting: mean over all tasks but the last of (highest Class-IL accuracy on the task after any "
     "training task but the last, minus the final one), in points (Chaudhry et al. 2018); the variant that "
-    "includes the last row is in the CSV as forgetting_class_il_mammoth."
+    "includes the last row is in the CSV as forgetting_class_il_mammoth. Learning accuracy: mean over tasks of the "
+    "Class-IL accuracy on a task right after training it; what was never learned is not forgotten either."
 )
 FLOPS_NOTE = (
     "Training FLOPs (one multiply-add = 2): executed = what the run did, every replayed batch forward and "
@@ -250,6 +251,7 @@ METRIC_COLUMNS = {
     "class_il": Column("class_il", "Class-IL", "measure", "%"),
     "task_il": Column("task_il", "Task-IL", "measure", "%"),
     "forgetting_class_il": Column("forgetting_class_il", "Forgetting", "measure", "points"),
+    "learning_class_il": Column("learning_class_il", "Learning accuracy", "measure", "%"),
     "forgetting_task_il": Column("forgetting_task_il", "Forgetting, Task-IL", "measure", "points", csv_only=True),
     "forgetting_class_il_mammoth": Column(
         "forgetting_class_il_mammoth", "Forgetting, last row included", "measure", "points", csv_only=True
@@ -599,18 +601,19 @@ def all_cells(results: Results) -> Table:
 
 def build(results: Results) -> dict[str, Table]:
     """All tables that the plan has cells for, by name, in the order of the report."""
+    from analysis.overall import overall
     from analysis.published import published
 
     makers = {
-        "continual_learning": continual_learning, "sparse_baselines": sparse_baselines, "ablation": ablation,
-        "ablation_effects": ablation_effects, "memory": memory, "sweeps": sweeps, "published": published,
-        "all_cells": all_cells,
+        "overall": overall, "continual_learning": continual_learning, "sparse_baselines": sparse_baselines,
+        "ablation": ablation, "ablation_effects": ablation_effects, "memory": memory, "sweeps": sweeps,
+        "published": published, "all_cells": all_cells,
     }  # fmt: skip
     made = {name: maker(results) for name, maker in makers.items()}
     return {name: table for name, table in made.items() if table is not None}
 
 
 NAMES = (
-    "continual_learning", "sparse_baselines", "ablation", "ablation_effects", "memory", "sweeps", "published",
-    "all_cells",
+    "overall", "continual_learning", "sparse_baselines", "ablation", "ablation_effects", "memory", "sweeps",
+    "published", "all_cells",
 )  # fmt: skip
