@@ -100,3 +100,7 @@ class DDR(DataPolicy):
         self._errors, self._was_right, self._ever_right = (
             state[name].clone() for name in ("errors", "was_right", "ever_right")
         )
+
+    def resume(self, run: Run) -> None:
+        held = (self._errors, self._was_right, self._ever_right)
+        self._errors, self._was_right, self._ever_right = (tensor.to(run.device) for tensor in held)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from sparcl import ledger, masks, methods, models, streams
+from sparcl import footprint, ledger, masks, methods, models, streams
 from sparcl.cell import Cell
 from sparcl.ledger import LayerCost, Ledger
 from sparcl.policies import Clock, DataPolicy, GradientPolicy, SparsityPolicy
@@ -57,7 +57,7 @@ class Parts:
 def planned(cell: Cell) -> Planned:
     """Return the three ledgers of ``cell`` as planned; needs the stream's description, not its data."""
     info = streams.describe(cell.stream, dict(cell.stream_options))
-    model = models.build(cell.model, cell.width, info.classes, info.shape, torch.Generator().manual_seed(0))
+    model, _ = _model(cell)
     costs = ledger.layer_costs(model, info.shape)
     weights = dict(model.named_parameters())
     container = masks.MaskSet({name: weights[name] for name in models.maskable(model)})
@@ -85,7 +85,8 @@ def planned(cell: Cell) -> Planned:
             for step in range(steps):
                 clock = Clock(task, len(sizes), epoch, cell.epochs, step, steps, epoch * nominal + step,
                               cell.epochs * nominal)  # fmt: skip
-                images = min(cell.batch_size, remaining - step * cell.batch_size)
+                start, stop = parts.protocol.bounds(remaining, cell.batch_size, step)
+                images = stop - start
                 past = parts.learner.planned_replay(cell, parts.protocol, task, seen)
                 approximate |= _plan_step(book, cell, parts, container, clock, images, past)
                 seen += images
@@ -127,10 +128,11 @@ def _plan_evaluation(
 
 def _draws_may_fall_short(cell: Cell, parts: Parts) -> bool:
     """Return whether removed samples may leave fewer in a small memory than a replayed batch asks for."""
-    removes = any(
-        parts.data.planned_removals(1000, Clock(epoch=epoch, epochs=cell.epochs)) for epoch in range(cell.epochs)
-    )
-    return removes and parts.learner.uses_memory and not parts.data.replays_removed and cell.buffer <= cell.batch_size
+    if not parts.learner.uses_memory or parts.data.replays_removed:
+        return False
+    clocks = (Clock(epoch=epoch, epochs=cell.epochs) for epoch in range(cell.epochs))
+    removed = sum(parts.data.planned_removals(1000, clock) for clock in clocks) / 1000
+    return removed > 0 and cell.buffer * (1 - removed) < cell.batch_size
 
 
 def _plan_step(
@@ -147,9 +149,12 @@ def _plan_step(
     book.set_gradient_counts(
         parts.gradient.planned_counts(container, counts if learning is None else learning, clock)
     )
-    if getattr(parts.sparsity, "planned_importance", lambda *_: False)(cell.sparsity, clock):
+    scores = getattr(parts.sparsity, "planned_importance", lambda *_: False)(cell.sparsity, clock)
+    refreshes = parts.gradient.planned_refresh(clock)
+    assumed |= scores and refreshes  # whether the second costs anything depends on the gradient mask before the step
+    if scores:
         book.extra_weight_gradient("importance", images + past, at="weights")
-    if parts.gradient.planned_refresh(clock):
+    if refreshes:
         book.extra_weight_gradient("gradient_refresh", images + past, at="weights")
     if cell.sparsity and parts.sparsity.planned_dense_gradients(clock):
         book.extra_weight_gradient("dense_gradient", images + past, at="dense")
@@ -176,9 +181,30 @@ def dense_ledger(cell: Cell, info: StreamInfo, costs: Sequence[LayerCost]) -> di
         for _ in range(cell.epochs):
             for step in range(parts.protocol.steps(size, cell.batch_size)):
                 replayed += parts.learner.planned_replay(cell, parts.protocol, task, presented)
-                presented += min(cell.batch_size, size - step * cell.batch_size)
+                start, stop = parts.protocol.bounds(size, cell.batch_size, step)
+                presented += stop - start
         parts.learner.plan_end_task(own, cell, task, size)
     return {"training": ledger.dense_flops(costs, presented, replayed) + own.as_record()["training"]}
+
+
+def by_layer(cell: Cell) -> dict[str, dict[str, float]]:
+    """Return the paper's and the dense training FLOPs of each layer: ``{"paper": {layer: FLOPs}, "dense": ...}``."""
+    info, costs = streams.describe(cell.stream, dict(cell.stream_options)), ledger.layer_costs(*_model(cell))
+    return {
+        "paper": {cost.name: paper_ledger(cell, info, [cost])["training"] for cost in costs},
+        "dense": {cost.name: dense_ledger(cell, info, [cost])["training"] for cost in costs},
+    }
+
+
+def paper_memory(cell: Cell) -> dict[str, float]:
+    """Return the bytes of the published memory figures for ``cell``: ``ablation_table`` and ``phone``."""
+    gradient = cell.params.get("dgm.sparsity", cell.sparsity)
+    return footprint.paper(*_model(cell), cell.batch_size, cell.sparsity, gradient)
+
+
+def _model(cell: Cell) -> tuple[models.Classifier, tuple[int, int, int]]:
+    info = streams.describe(cell.stream, dict(cell.stream_options))
+    return models.build(cell.model, cell.width, info.classes, info.shape, torch.Generator().manual_seed(0)), info.shape
 
 
 def paper_ledger(cell: Cell, info: StreamInfo, costs: Sequence[LayerCost]) -> dict[str, Any]:

@@ -75,6 +75,9 @@ class Run:
 
         initial = seeding.generator(cell.seed, "initial-weights")
         model = models.build(cell.model, cell.width, self.info.classes, self.info.shape, initial)
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = self.protocol.bn_momentum
         self.ledger = flops.Ledger(flops.layer_costs(model, self.info.shape))
         self.learner.equip(model, cell, self.info)
         self.model: models.Classifier = model.to(self.device, memory_format=torch.channels_last)
@@ -212,8 +215,8 @@ class Run:
         self._ledger_version = -1
         self.enter_phase()
         load_momenta(self.optimizer, self.model, state["optimizer"])
-        self.present = state["present"].clone()
-        self.loss_sum = state["loss_sum"].clone()
+        self.present.copy_(state["present"])
+        self.loss_sum.copy_(state["loss_sum"])
         self.resumed += 1
         self.resuming = True
         self.clock = self.clock_at(position["epoch"], position["step"])
@@ -310,9 +313,11 @@ def batches(run: Run) -> Iterator[Batch]:
     key = (run.phase.index, clock.epoch)
     order = torch.randperm(run.pool_size, generator=seeding.generator(cell.seed, "order", *key)).to(run.device)
     order = order[run.present[order]]
+    samples = len(order)
     draws = augment.draw(run.pool_size, run.info, seeding.generator(cell.seed, "augment", *key)).to(run.device)
     for index in range(clock.step, clock.steps):
-        positions = order[index * cell.batch_size : (index + 1) * cell.batch_size]
+        start, stop = run.protocol.bounds(samples, cell.batch_size, index)
+        positions = order[start:stop]
         raw = run.pool_images[positions]
         yield Batch(positions, raw, run.network_input(raw, draws[positions]), run.pool_labels[positions])
 

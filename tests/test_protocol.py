@@ -1,0 +1,67 @@
+"""How an epoch is cut into batches, and batch normalization's momentum."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparcl import cell, trainer
+from sparcl.protocol import Protocol
+
+
+def protocol(last_batch: str) -> Protocol:
+    values = {key: parameter.default for key, parameter in Protocol.parameters.items()}
+    return Protocol(**(values | {"last_batch": last_batch}))
+
+
+def sizes(last_batch: str, samples: int, batch_size: int) -> list[int]:
+    found = protocol(last_batch)
+    bounds = [found.bounds(samples, batch_size, step) for step in range(found.steps(samples, batch_size))]
+    assert all(one[1] == other[0] for one, other in itertools.pairwise(bounds))
+    assert not bounds or bounds[0][0] == 0
+    return [stop - start for start, stop in bounds]
+
+
+def test_259_images_in_batches_of_32() -> None:
+    """259 = 8 x 32 + 3: nine batches of 28.8 on average, or a last one of 3, or eight."""
+    assert sizes("spread", 259, 32) == [29] * 7 + [28] * 2
+    assert sizes("keep", 259, 32) == [32] * 8 + [3]
+    assert sizes("drop", 259, 32) == [32] * 8
+
+
+@given(st.integers(1, 5000), st.integers(1, 300))
+def test_spread_presents_every_sample_in_as_many_steps_as_keep(samples: int, batch_size: int) -> None:
+    spread, kept = sizes("spread", samples, batch_size), sizes("keep", samples, batch_size)
+    assert sum(spread) == sum(kept) == samples
+    assert len(spread) == len(kept)
+    assert max(spread) <= batch_size
+    assert max(spread) - min(spread) <= 1
+    assert len(spread) == 1 or 2 * min(spread) >= batch_size
+
+
+@pytest.mark.parametrize(("last_batch", "least"), [("spread", 16), ("keep", 1)])
+def test_no_step_of_a_run_sees_a_small_batch(last_batch: str, least: int, digits) -> None:
+    chosen = cell.make(
+        "split-digits", "sparcl-er", 0.9, 20, epochs=3, params={"protocol.last_batch": last_batch, "ddr.cutoff": 2}
+    )
+    run = trainer.Run(chosen, digits)
+    seen: list[int] = []
+    trainer.train(run, after_step=lambda run: seen.append(len(run.batch.labels)))
+    assert sum(seen) == sum(run.presented)
+    assert (min(seen) >= 16) == (least == 16), min(seen)
+
+
+@pytest.mark.parametrize(("stream", "momentum"), [("split-digits", 0.3), ("split-cifar10", 0.1)])
+def test_batch_normalization_has_the_streams_momentum(stream: str, momentum: float) -> None:
+    assert cell.make(stream, "er", 0.0, 20).params["protocol.bn_momentum"] == momentum
+
+
+def test_momentum_reaches_every_layer(digits) -> None:
+    chosen = cell.make("split-digits", "finetune", params={"protocol.bn_momentum": 0.25})
+    run = trainer.Run(chosen, digits)
+    found = {m.momentum for m in run.model.modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    assert found == {0.25}
