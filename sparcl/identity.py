@@ -1,4 +1,4 @@
-"""What determines a result: the cell, the code that computes it, and the libraries' versions.
+"""What determines a result: the cell, the code that computes it, the libraries' versions, and a folder's images.
 
 The code digest covers the modules that the cell's computation runs through, and no others: a changed baseline changes
 the identity of its own cells only. It is taken over the syntax tree without docstrings, so that comments, docstrings
@@ -14,7 +14,7 @@ import importlib.metadata
 import importlib.util
 import json
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,7 +67,21 @@ def versions() -> dict[str, str]:
     return {"python": ".".join(platform.python_version_tuple()[:2])} | found
 
 
-def identity(cell: Cell) -> str:
-    """Return the SHA-256 that a record of ``cell`` carries: cell, code and versions together."""
+def contents(cell: Cell) -> str | None:
+    """Return the mark of the files of the cell's data set, where users make it (:func:`sparcl.streams.contents`)."""
+    from sparcl import streams
+
+    return streams.contents(cell.stream, dict(cell.stream_options))
+
+
+def identity(cell: Cell, files: Callable[[Cell], str | None] = contents) -> str:
+    """Return the SHA-256 that a record of ``cell`` carries: cell, code, versions and the files of a folder together.
+
+    Args:
+        files: returns the mark of the cell's files; a plan asks once for all its cells.
+    """
     content = {"cell": cell.as_dict(), "code": code_digest(modules_of(cell)), "versions": versions()}
+    mark = files(cell)
+    if mark is not None:
+        content["files"] = mark
     return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()

@@ -21,7 +21,7 @@ from typing import Any
 from sparcl import atomic, grids, strict_yaml
 from sparcl.cell import Cell, make
 from sparcl.errors import UserError, one_line, suggest
-from sparcl.identity import identity
+from sparcl.identity import contents, identity
 
 SCHEMA = "sparcl-plan/1"
 SCHEMA_FILE = Path(__file__).parent / "data" / "matrix.schema.json"
@@ -55,6 +55,14 @@ class Matrix:
 
     def plan(self) -> dict[str, Any]:
         """Return the plan: the config and every cell with its path, groups and identity."""
+        marks: dict[tuple[str, str], str | None] = {}
+
+        def files(cell: Cell) -> str | None:
+            key = cell.stream, repr(cell.stream_options)
+            if key not in marks:
+                marks[key] = contents(cell)
+            return marks[key]
+
         return {
             "schema": SCHEMA,
             "name": self.name,
@@ -67,7 +75,7 @@ class Matrix:
                     "path": cell.path,
                     "groups": list(groups),
                     "cell": cell.as_dict(),
-                    "identity": identity(cell),
+                    "identity": identity(cell, files),
                 }
                 for cell, groups in zip(self.cells, self.groups, strict=True)
             ],

@@ -94,7 +94,7 @@ def _finished(target: Path, cell: Cell, wanted: str) -> dict[str, Any] | None:
     found = record.read(target)
     if found["identity"] == wanted:
         return found
-    what = "of other code"
+    what = "of other code or data"
     for here, there in ((cell.as_dict(), found["cell"]), (identity.versions(), found["provenance"]["versions"])):
         different = sorted(key for key in {*here, *there} if here.get(key) != there.get(key))
         if different:

@@ -64,6 +64,16 @@ def modules(name: str) -> list[str]:
     return sorted({own, *(f"{__name__}.{part}" for part in ("augment", "image_files", "layout", "stream"))})
 
 
+def contents(name: str, options: Mapping[str, Any] | None = None) -> str | None:
+    """Return a mark of the files of a data set that users make (names and sizes), ``None`` for a published one.
+
+    Raises:
+        UserError: unknown stream or option, or no such folder.
+    """
+    source = find(name)
+    return source.contents(parse(source, options))
+
+
 def load(name: str, root: str | Path | None = None, options: Mapping[str, Any] | None = None) -> Stream:
     """Return the stream ``name`` with its images (memory-mapped), labels and tasks.
 

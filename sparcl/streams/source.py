@@ -85,6 +85,14 @@ class Source:
         """
         return None
 
+    def contents(self, options: Mapping[str, Any]) -> str | None:
+        """Return a mark of the data set's files that is the same on every machine, for a data set that users make.
+
+        ``None`` for a published data set, which has one content. A record's identity holds the mark, so that a cell
+        runs again when its files change.
+        """
+        return None
+
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
     """Return the data root: ``root``, else the environment variable SPARCL_DATA, else ``data``."""

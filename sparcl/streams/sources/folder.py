@@ -67,6 +67,13 @@ class Folder(Source):
         top = Path(options["path"])
         return stat_fingerprint(top, [file for part in _list(top) for _, files in part for file in files])
 
+    def contents(self, options: Mapping[str, Any]) -> str | None:
+        top = Path(options["path"])
+        digest = hashlib.sha256()
+        for file in (file for part in _list(top) for _, files in part for file in files):
+            digest.update(f"{file.relative_to(top)}\0{file.stat().st_size}\n".encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
     def read(self, root: Path, options: Mapping[str, Any], allocate: Allocate) -> None:
         size = options.get("size", 32)
         for part, listing in zip(("train", "test"), _list(Path(options["path"])), strict=True):
