@@ -131,9 +131,9 @@ def make(
     values |= overrides
     values = {"precision": "float32", "device": "cpu"} | values
     values |= {"sparsity": sparsity, "buffer": buffer, "seed": seed}
-    checked = {key: limit.check(key, values[key]) for key, limit in LIMITS.items()}
-    if checked["sparsity"] >= 1:
+    if isinstance(sparsity, (int, float)) and not isinstance(sparsity, bool) and not 0 <= sparsity < 1:
         raise UserError(f"sparsity: expected a number from 0 to below 1, got {sparsity!r}")
+    checked = {key: limit.check(key, values[key]) for key, limit in LIMITS.items()}
     if checked["sparsity"] > 0 and not chosen.is_sparse:
         raise UserError(f"sparsity: {method} has no sparsity policy and needs sparsity 0, got {sparsity!r}")
     if not chosen.needs_memory:
@@ -191,6 +191,18 @@ def _hyperparameters(path: Path) -> dict[str, Any]:
     ):
         raise UserError(f"{path}: expected a list 'components' of entries with 'where' and 'values'")
     return data
+
+
+def defaults(method: methods.Method, stream: str | None = None) -> dict[str, Any]:
+    """Return the parameters that the method's name alone gives, with the values of ``stream`` for all its cells.
+
+    Values for one buffer, sparsity or model only are left out; a cell's ``params`` has them.
+    """
+    known = method.parameters()
+    values = {key: parameter.default for key, parameter in known.items()}
+    if stream is not None:
+        values |= _fitting(HYPERPARAMETERS, {"stream": stream, "method": method.name}, known)
+    return values | dict(method.values)
 
 
 def _parameters(

@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     names = commands.add_parser("methods", help="list the methods")
     names.add_argument("pattern", nargs="*", help="shell-style patterns, for example '*rigl*'")
     names.add_argument("--parameters", action="store_true", help="also list each method's parameters")
+    names.add_argument("--stream", metavar="NAME", help="list the parameters' values on this stream")
     names.add_argument("--json", action="store_true", help="print JSON")
 
     listed = commands.add_parser("streams", help="list the streams")
@@ -124,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 # -- cells -------------------------------------------------------------------------------------------------------------
 def _cell(options: argparse.Namespace) -> Any:
-    from sparcl import cell
+    from sparcl import cell, methods
 
     given: dict[str, Any] = {}
     if options.cell is not None:
@@ -156,6 +157,8 @@ def _cell(options: argparse.Namespace) -> Any:
     for name in ("stream", "method"):
         if name not in given:
             raise UserError(f"--{name}: missing; name a {name} ('sparcl {name}s' lists them)")
+    if "sparsity" not in given and methods.get(given["method"]).is_sparse:
+        raise UserError(f"--sparsity: missing; {given['method']} needs one, from 0 (dense) to below 1")
     return cell.from_dict(given | {"params": params, "stream_options": stream_options})
 
 
@@ -233,8 +236,13 @@ def _flops(options: argparse.Namespace) -> int:
 
     chosen = _cell(options)
     plan = planning.planned(chosen).as_dict()
+    plan["dense_over_paper"] = _dense_over_paper(chosen, plan["paper"]["training"])
+    plan["paper_memory"] = planning.paper_memory(chosen)
     if not options.layers:
         plan["executed"] = {k: v for k, v in plan["executed"].items() if k != "layers"}
+    else:
+        for ledger, layers in planning.by_layer(chosen).items():
+            plan[ledger]["layers"] = layers
     if options.json:
         print(json.dumps({"cell": chosen.as_dict(), **plan}, indent=1))
         return 0
@@ -248,22 +256,50 @@ def _flops(options: argparse.Namespace) -> int:
     for name, value in rows:
         print(f"  {name:<10} {value:.4e}")
     print(f"  dense / executed {plan['dense_over_executed']:.2f}")
+    if plan["dense_over_paper"] is not None:
+        print(f"  dense / own FLOPs, both by the paper's count {plan['dense_over_paper']:.2f}")
     if plan["approximate"]:
         print("  (the data decide this method's layer densities; planned with the same sparsity in every layer)")
     for line, kinds in executed["lines"].items():
         print(f"    {line:<18} {sum(kinds.values()):.4e}")
-    for layer, value in executed.get("layers", {}).items():
-        print(f"    {layer:<32} {value:.4e}")
+    memory = plan["paper_memory"]
+    print(f"  memory by the paper's count: {memory['ablation_table'] / 1e6:.1f} MB (its ablation table), "
+          f"{memory['phone'] / 1e6:.1f} MB (its phone)")  # fmt: skip
+    if options.layers:
+        print(f"    {'layer':<32} {'executed':>10} {'paper':>10} {'dense':>10}")
+        for layer, value in executed["layers"].items():
+            print(f"    {layer:<32} {value:10.4e} {plan['paper']['layers'][layer]:10.4e} "
+                  f"{plan['dense']['layers'][layer]:10.4e}")  # fmt: skip
     return 0
+
+
+def _dense_over_paper(chosen: Any, own: float | None) -> float | None:
+    """Return how many times the dense learner's training FLOPs are those of the cell, by the paper's count."""
+    from sparcl import cell, methods, planning
+
+    method = methods.get(chosen.method)
+    if not own or not method.policies:
+        return None
+    learner = methods.learners()[method.learner].parameters
+    keys = {f"{method.learner}.{key}" for key in learner}
+    kept = {key: value for key, value in chosen.params.items() if key in keys or key.startswith("protocol.")}
+    fields = chosen.as_dict() | {"method": method.learner, "sparsity": 0.0, "params": kept}
+    dense = planning.planned(cell.from_dict(fields)).as_dict()["paper"]["training"]
+    return None if dense is None else dense / own
 
 
 # -- lists -------------------------------------------------------------------------------------------------------------
 def _methods(options: argparse.Namespace) -> int:
-    from sparcl import methods
+    from sparcl import cell, methods, streams
 
+    if options.stream is not None and options.stream not in streams.names():
+        raise UserError(f"--stream: unknown name {options.stream!r}{suggest(options.stream, streams.names())}")
     found = methods.matching(options.pattern)
     for module, error in methods.broken().items():
         print(f"warning: {module} could not be imported, its methods are missing: {error}", file=sys.stderr)
+    if not found:
+        wanted = options.pattern[0]
+        raise UserError(f"no method matches {wanted!r}{suggest(wanted, methods.names())}; 'sparcl methods' lists them")
     if options.json:
         keys = ("name", "label", "family", "learner", "task_il_only")
         print(json.dumps([{k: getattr(m, k) for k in keys} | {"policies": dict(m.policies)} for m in found], indent=1))
@@ -271,9 +307,10 @@ def _methods(options: argparse.Namespace) -> int:
     for method in found:
         parts = ", ".join([method.learner, *method.policies.values()])
         print(f"{method.name:<24} {method.label:<26} {method.family:<16} {parts}")
-        if options.parameters:
+        if options.parameters or options.stream:
+            values = cell.defaults(method, options.stream)
             for key, parameter in method.parameters().items():
-                print(f"    {key} = {parameter.default}: {parameter.help}")
+                print(f"    {key} = {values[key]}: {parameter.help}")
     return 0
 
 
