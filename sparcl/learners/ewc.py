@@ -16,8 +16,9 @@ penalty acts by its proximal step after each step on the stream's loss, which is
 
     theta <- (theta + 2 lr lambda F theta*) / (1 + 2 lr lambda F)
 
-In sparse training a weight that does not exist gets no Fisher information of that task and is anchored at 0. The
-penalty is the term called ``memory``, so TDM and DGM weigh its gradient as they weigh that of replayed samples.
+In sparse training a weight that does not exist gets no Fisher information of that task and is anchored at 0. With
+``step: explicit`` the penalty is the term called ``memory``, so TDM and DGM weigh its gradient as they weigh that of
+replayed samples; with ``implicit`` there is no such term, and they see the stream's gradient alone.
 """
 
 from __future__ import annotations
