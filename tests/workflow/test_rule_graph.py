@@ -1,0 +1,37 @@
+"""The rule graphs in the documentation are Snakemake's own."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).resolve().parents[2]
+Edges = set[tuple[str, str]]
+
+
+def drawn(page: str) -> Edges:
+    """Return the solid arrows of the page's mermaid graph."""
+    graph = re.search(r"```mermaid\n(.*?)```", (TOP / page).read_text(), re.DOTALL)[1]
+    edges = re.findall(r"^\s*(\w+)\S*(?:\[.*\]|\(.*\))? --> (\w+)", graph, re.MULTILINE)
+    return {(start, end) for start, end in edges if start != "config"}
+
+
+@pytest.fixture(scope="module")
+def rules() -> Edges:
+    """Return the edges of ``snakemake --rulegraph``, which runs nothing."""
+    command = [sys.executable, "-m", "snakemake", "--rulegraph", "--configfile", "workflow/config/smoke.yaml"]
+    done = subprocess.run(command, cwd=TOP, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    names = dict(re.findall(r'(\d+)\[label = "(\w+)"', done.stdout))
+    names = {node: "all" if name == "default" else name for node, name in names.items()}
+    return {(names[start], names[end]) for start, end in re.findall(r"(\d+) -> (\d+)", done.stdout)}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/pipeline.md"])
+def test_the_rule_graph_is_snakemakes(page: str, rules: Edges) -> None:
+    assert len(rules) == 6
+    assert drawn(page) == rules
