@@ -1,7 +1,8 @@
 """Published numbers beside the measured ones, figure by figure, with every difference in protocol named.
 
 A figure recalled from memory is labelled so wherever it is printed. A figure whose row was not run says so; a
-measured number stands beside it only where stream, method, sparsity and buffer are the published ones.
+measured number stands beside it only where stream, method, sparsity and buffer are the published ones. A method that
+holds no memory runs with buffer 0 whatever was published for it (LightCL's 15 images), and the difference is named.
 """
 
 from __future__ import annotations
@@ -32,6 +33,14 @@ PLACE = {
     "bounds": "SparCL's bounds", "phone": "SparCL, phone", "others": "Run by others",
     "lightcl": "LightCL, Table 1",
 }  # fmt: skip
+LABELS = {
+    "agem": "A-GEM", "derpp": "DER++", "er": "ER", "ewc": "EWC", "fdr": "FDR", "finetune": "Fine-tuning",
+    "icarl": "iCaRL", "joint": "Joint", "lightcl": "LightCL", "lps": "LPS", "lwf": "LwF", "packnet": "PackNet",
+    "pnn": "PNN", "rigl-derpp": "RigL-DER++", "snip-derpp": "SNIP-DER++", "sparcl-derpp": "SparCL-DER++",
+    "sparcl-er": "SparCL-ER", "tdm-ddr-derpp": "TDM+DDR-DER++", "tdm-derpp": "TDM-DER++",
+    "tdm-dgm-derpp": "TDM+DGM-DER++",
+}  # fmt: skip
+"""Labels of the published methods, for those that no record names. PNN is not in this suite."""
 PROTOCOL = {"model": "resnet18", "width": 64, "batch_size": 32}
 EPOCHS = {"split-cifar10": 50, "split-cifar100": 50, "split-tiny-imagenet": 100}
 NOT_COMPARABLE = {
@@ -66,9 +75,23 @@ def protocol_differences(figure, row: Configuration) -> list[str]:
         found.append(f"n = {row.n} (published {figure.runs})")
     if cell["precision"] != "float32":
         found.append(f"precision {cell['precision']}")
+    if row.buffer != (figure.buffer or 0):
+        found.append(f"buffer {row.buffer}, no replay memory (published {figure.buffer})")
     if row.variant:
         found.append(f"settings {row.variant}")
     return found + ([figure.note] if figure.note else [])
+
+
+def _runs_of(figure, pool: Sequence[Configuration]) -> list[Configuration]:
+    """The rows of ``pool`` that a figure is compared with: its buffer's, or those of buffer 0.
+
+    A method whose cells have buffer 0 has no memory at all: one that has needs at least one sample.
+    """
+    key, buffer = (figure.stream, figure.method, figure.sparsity or 0.0), figure.buffer or 0
+    return [
+        row for row in pool
+        if row.n and (row.stream, row.method, row.sparsity) == key and row.buffer in (buffer, 0)
+    ]  # fmt: skip
 
 
 def _shown(metric: str, value: float, std: float = math.nan, sign: bool = False) -> str:
@@ -93,15 +116,14 @@ def published(results: Results, load: Callable[[], Sequence] | None = None) -> T
 
         load = sparcl.published.load
     pool = configurations(frames.main_rows(results.frame))
-    names = {row.method: row.label for row in pool}
+    names = LABELS | {row.method: row.label for row in pool if row.n}
     figures = [figure for figure in load() if figure.stream and figure.metric in QUANTITY]
     streams = set(results.frame.stream)
     covered = [figure for figure in figures if figure.stream in streams]
     others = sorted({figure.stream for figure in figures} - streams)
     made = []
     for figure in covered or figures:
-        key = (figure.stream, figure.method, figure.sparsity or 0.0, figure.buffer or 0)
-        rows = [row for row in pool if (row.stream, row.method, row.sparsity, row.buffer) == key and row.n]
+        rows = _runs_of(figure, pool)
         values: dict[str, Any] = {
             "place": PLACE.get(figure.table, figure.table), "table": figure.table, "stream": figure.stream,
             "buffer": figure.buffer, "method": figure.method,

@@ -1,9 +1,10 @@
 """What every registered method promises, plug-ins included; a new method is covered as soon as it registers.
 
 After every step: exact counts as planned, masked weights and their momentum exactly 0, learning weights among the
-existing ones. Evaluation leaves training alone. The same seed gives the same run, another seed another one. A run
-continues from a checkpoint bit for bit. All methods of a seed see the same data order and the same initial weights.
-The planned ledger is the executed one.
+existing ones. Evaluation leaves training alone. The same seed gives the same run, another seed another one: other
+weights at the start and at the end, another order, other masks, another memory. A run continues from a checkpoint bit
+for bit. All methods of a seed see the same data order and the same initial weights. The planned ledger is the executed
+one.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparcl import checkpoint, methods, planning, streams, trainer
+from sparcl import checkpoint, methods, planning, seeding, streams, trainer
 from sparcl.cell import Cell
 from sparcl.masks import keep_count
+from sparcl.memory import ReservoirMemory
 
 NAMES = methods.names()
 MIDDLE = 17
@@ -40,12 +42,12 @@ CASES = [pytest.param(name, marks=() if is_usual(name) else pytest.mark.slow) fo
 def contract_cell(small_cell) -> Callable[..., Cell]:
     """Cells in which every interval is short enough to happen, with momentum where the method allows it."""
 
-    def make(name: str, seed: int = 0) -> Cell:
+    def make(name: str, seed: int = 0, **fields: Any) -> Cell:
         known = methods.get(name).parameters()
         params: dict[str, Any] = {k: 3 for k, p in known.items() if k.endswith(".interval") and p.default > 5}
         if "dgm.sparsity" not in known:
             params["protocol.momentum"] = 0.5
-        return small_cell(name, seed=seed, params=params)
+        return small_cell(name, seed=seed, params=params, **fields)
 
     return make
 
@@ -155,7 +157,7 @@ def check_method(chosen: Cell, stream: streams.Stream, folder: Any) -> None:
     assert rest.ledger.as_record() == whole.ledger.as_record()
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NAMES)
 def test_method(name: str, contract_cell, digits, tmp_path) -> None:
     check_method(contract_cell(name), digits, tmp_path)
 
@@ -187,6 +189,42 @@ def test_seeds(name: str, contract_cell, digits) -> None:
         assert torch.equal(batch.positions, common.positions)
         assert torch.equal(batch.images, common.images)
         assert torch.equal(batch.labels, common.labels)
+
+
+def check_seeds(first: Cell, second: Cell, stream: streams.Stream) -> None:
+    """Check that two seeds differ in all that is random: initial and final masks, memory, final weights."""
+    runs = [trainer.Run(chosen, stream) for chosen in (first, second)]
+    initial: list[dict[str, Tensor]] = []
+    for run in runs:
+
+        def note(run: trainer.Run) -> None:
+            if run.clock.task_step == 1 and run.phase.index == 0:
+                initial.append({name: mask.clone() for name, mask in run.masks.weight.items()})
+
+        trainer.train(run, note)
+    one, two = runs
+    for masks in (initial, [run.masks.weight for run in runs]):
+        if not all(mask.all() for mask in masks[0].values()):
+            assert not same_masks(*masks), "another seed gives the same masks"
+    if one.masks.gradient is not None:
+        assert not same_masks(one.masks.gradient, two.masks.gradient), "another seed gives the same gradient masks"
+    assert (len(one.memory), one.memory.seen > 0) == (len(two.memory), two.memory.seen > 0)
+    if len(one.memory):
+        contents = [{image.numpy().tobytes() for image in run.memory.images} for run in runs]
+        assert contents[0] != contents[1], "another seed gives the same memory"
+    for name, weight in one.model.named_parameters():
+        if weight.requires_grad and weight.dim() > 1:
+            assert not torch.equal(weight, two.model.state_dict()[name]), f"{name}: another seed gives the same weights"
+
+
+def same_masks(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    """Return whether all masks are equal."""
+    return all(torch.equal(mask, second[name]) for name, mask in first.items())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_another_seed_is_another_run(name: str, contract_cell, digits) -> None:
+    check_seeds(contract_cell(name, seed=1, epochs=1), contract_cell(name, seed=2, epochs=1), digits)
 
 
 # -- the contract notices what it is there to notice -------------------------------------------------------------------
@@ -226,3 +264,27 @@ def test_a_broken_method_fails(sabotage, message, contract_cell, digits, tmp_pat
     monkeypatch.setattr(cls, "after_step", lambda self, run: sabotage(run))
     with pytest.raises(AssertionError, match=message):
         check_method(contract_cell("static-er"), digits, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [("masks", "the same masks"), ("memory", "the same memory"), ("weights", "the same weights")],
+)
+def test_a_seed_that_changes_nothing_is_noticed(what, message, contract_cell, digits, monkeypatch) -> None:
+    """The draws of static masks, everything that fills the memory, or a layer's weights do not look at the seed."""
+    if what == "masks":
+        real = trainer.Run.generator
+
+        def generator(run: trainer.Run, name: str) -> torch.Generator:
+            return seeding.generator(0, name) if name == "initial-mask" else real(run, name)
+
+        monkeypatch.setattr(trainer.Run, "generator", generator)
+    elif what == "memory":
+        same = digits.train_images[:20], digits.train_labels[:20]
+        monkeypatch.setattr(ReservoirMemory, "add", lambda memory, *_: memory.fill(*same, None, 0))
+    else:
+        monkeypatch.setattr(
+            methods.policies()["static"], "end_task", lambda policy, run: run.model.head.weight.data.zero_()
+        )
+    with pytest.raises(AssertionError, match=message):
+        check_seeds(contract_cell("static-er", 1, epochs=1), contract_cell("static-er", 2, epochs=1), digits)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from sparcl import ledger, models, published
+from sparcl import cell, cli, ledger, models, planning, published, streams
 from sparcl.errors import UserError
 
 HEADER = ",".join(published.COLUMNS)
@@ -59,6 +60,38 @@ FLOPS = [f for f in published.load() if f.metric == "training_flops" and f.table
 def test_paper_ledger_rounds_to_every_published_figure(figure, runs):
     """Every row of the published tables, from layer costs and protocol."""
     assert figure.rounds_from(paper(figure, runs[figure.stream]))
+
+
+@pytest.mark.parametrize("figure", FLOPS, ids=lambda f: f"{f.stream}-{f.method}-{f.sparsity}-{f.buffer}")
+def test_a_cell_of_the_suites_own_settings_rounds_to_every_published_figure(figure, runs):
+    """The same rows without a constant of this file's: name, stream, sparsity and buffer are all that is given."""
+    chosen = cell.make(figure.stream, figure.method, figure.sparsity, figure.buffer or 0)
+    assert chosen.variant == ""
+    info = streams.describe(figure.stream)
+    found = planning.paper_ledger(chosen, info, runs[figure.stream][0])
+    assert (chosen.model, chosen.width) == ("resnet18", 64)  # those of the layer costs
+    assert figure.rounds_from(found["training"])
+    _, images, epochs = runs[figure.stream]
+    assert (list(info.train_sizes), chosen.epochs) == (images, epochs)
+
+
+def test_the_rows_that_are_reached_are_all_but_those_of_another_count():
+    """docs/flops.md: every row of SparCL's tables; LightCL's table has its own count, which is not comparable."""
+    every = [f for f in published.load() if f.metric == "training_flops"]
+    assert {f.table for f in every} - {f.table for f in FLOPS} == {"lightcl"}
+    assert {f.stream for f in FLOPS} == {"split-cifar10", "split-tiny-imagenet"}
+    assert {f.sparsity for f in FLOPS} == {0, 0.5, 0.75, 0.9, 0.95}
+
+
+def test_the_command_line_prints_the_published_figure(capsys):
+    (figure,) = published.select(FLOPS, stream="split-cifar10", method="sparcl-derpp", sparsity=0.95, buffer=500)
+    arguments = ["--stream", figure.stream, "--method", figure.method, "--buffer", str(figure.buffer)]
+    assert cli.main(["flops", *arguments, "--sparsity", str(figure.sparsity), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert figure.rounds_from(found["paper"]["training"])
+    assert found["paper"]["data_fraction"] == pytest.approx(0.76)
+    assert found["paper"]["gradient_density"] == pytest.approx(0.04)
+    assert found["cell"]["epochs"] == 50
 
 
 @pytest.mark.parametrize("figure", [f for f in FLOPS if f.stream == "split-tiny-imagenet" and f.buffer])

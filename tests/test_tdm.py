@@ -116,6 +116,38 @@ def test_merged_importance_lets_terms_cancel(toy_run) -> None:
     assert kept == {"two-term": [True, False, True, True], "merged": [False, True, True, True]}
 
 
+def test_merged_importance_after_gradient_masking(toy_run) -> None:
+    """The released code reads its gradient after the gradient mask: of a weight that does not learn it sees |w| alone.
+
+    Four weights of ten are there, the first two with gradients of 4 and 2 in all. Only the second one learns, so by
+    alpha = 0.5 the scores are 0.1 and 0.2 + 0.5 * 2 = 1.2 for them; without the mask the first one's is 2.1.
+    """
+    weights = torch.tensor([0.1, 0.2, 0.3, 0.4, 0, 0, 0, 0, 0, 0])
+    stream, memory = torch.zeros(10), torch.zeros(10)
+    stream[:2], memory[:2] = torch.tensor([5.0, -3.0]), torch.tensor([-1.0, 1.0])
+    learning = torch.zeros(10, dtype=torch.bool).index_fill_(0, torch.tensor([1, 2]), True)
+    scores, kept = {}, {}
+    for masked in (True, False):
+        for kind in ("merged", "two-term"):
+            run = toy_run({"a": weights}, sparsity=0.6, epochs=6, epoch=3)
+            run.masks.adopt({"a": weights != 0})
+            if masked:
+                run.masks.restrict_gradients({"a": learning})
+            tdm = TDM(interval=4, p_intra=0.1, importance=kind)
+            run.term_gradients = {"stream": {"a": stream}, "memory": {"a": memory}}
+            tdm.on_gradients(run)
+            scores[kind, masked] = tdm._importance(run, "a")[:4].tolist()
+            run.clock = Clock(epochs=6, epoch=4)
+            tdm.begin_epoch(run)
+            kept[kind, masked] = (run.masks.parameters["a"].detach() != 0)[:4].tolist()
+    assert scores["merged", True] == pytest.approx([0.1, 1.2, 0.3, 0.4])
+    assert scores["merged", False] == pytest.approx([2.1, 1.2, 0.3, 0.4])
+    # The paper's two terms do not look at the gradient mask: 0.1 + 2.5 + 1, 0.2 + 1.5 + 1.
+    assert scores["two-term", True] == scores["two-term", False] == pytest.approx([3.6, 2.7, 0.3, 0.4])
+    assert kept["merged", True] == [False, True, True, True]
+    assert kept["merged", False] == kept["two-term", True] == kept["two-term", False] == [True, True, False, True]
+
+
 def test_gradients_of_several_batches_are_averaged_before_the_absolute_value(toy_run) -> None:
     weights = torch.tensor([0.5, 0.6, 0, 0])
     run = toy_run({"a": weights}, sparsity=0.5, epochs=6, epoch=3, steps=10, step=8)

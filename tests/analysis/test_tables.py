@@ -13,8 +13,9 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from analysis import frames, tables, typeset
-from analysis.published import published
-from sparcl.published import Figure
+from analysis.published import LABELS, QUANTITY, published
+from sparcl import methods
+from sparcl.published import Figure, load
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +233,49 @@ def test_published_needs_the_same_stream_buffer_and_sparsity(cifar):
     assert {row["measured"] for row in rows} == {"not run"}
 
 
+def test_published_buffer_of_a_method_without_memory(tmp_path):
+    """LightCL's 15 images are no replay memory, so its cells have buffer 0 and are compared all the same."""
+    lightcl = [factory.cell("lightcl", sparsity, 0, seed, stream="split-cifar10", width=64)
+               for sparsity in (0.0, 0.9) for seed in range(2)]  # fmt: skip
+    derpp = [factory.cell("derpp", 0.0, 500, 0, stream="split-cifar10")]
+    results = frames.collect(factory.write(tmp_path, factory.plan(map(factory.entry, lightcl + derpp))))
+    figures = [f for f in load() if f.table == "lightcl" and f.stream == "split-cifar10"]
+    assert {f.buffer for f in figures if f.method == "lightcl"} == {15}
+    rows = rows_of(published(results, lambda: figures))
+    for sparsity in (0.0, 0.9):
+        for metric in ("class_il", "task_il"):
+            row = one([r for r in rows if float(r["sparsity"] or 0) == sparsity], method="lightcl", metric=metric)
+            own = [r["results"]["metrics"][metric] for r in results.records.values()
+                   if (r["cell"]["method"], r["cell"]["sparsity"]) == ("lightcl", sparsity)]  # fmt: skip
+            assert len(own) == 2
+            assert float(row["measured_value"]) == pytest.approx(np.mean(own))
+            assert float(row["difference_value"]) == pytest.approx(np.mean(own) - float(row["published_value"]))
+            assert row["buffer"] == "15"
+            assert "buffer 0, no replay memory (published 15)" in row["protocol"]
+            assert "n = 2 (published 5)" in row["protocol"]
+            assert "pre-trained on ImageNet32" in row["protocol"]
+    others = [r for r in rows if r["method"] != "lightcl"]
+    assert {r["measured"] for r in others} == {"not run"}  # DER++ ran with another buffer
+    assert any(r["method"] == "derpp" and r["buffer"] == "15" for r in others)
+
+
+def test_published_methods_have_their_labels(matrix, cifar):
+    """Whether or not the plan has the method, and whether or not it has run."""
+    for results in (matrix, cifar):
+        rows = rows_of(published(results))
+        assert {row["label"] for row in rows} <= set(LABELS.values())
+        assert all(row["label"] == LABELS[row["method"]] for row in rows)
+
+
+def test_the_labels_of_published_methods_are_the_registered_ones():
+    figures = {f.method for f in load() if f.stream and f.metric in QUANTITY}
+    assert set(LABELS) == figures
+    assert figures - set(methods.names()) == {"pnn"}
+    assert {name: methods.get(name).label for name in figures - {"pnn"}} == {
+        name: label for name, label in LABELS.items() if name != "pnn"
+    }
+
+
 def test_published_on_another_stream_is_all_not_run(matrix):
     table = published(matrix)
     assert {row["measured"] for row in rows_of(table)} == {"not run"}
@@ -239,8 +283,6 @@ def test_published_on_another_stream_is_all_not_run(matrix):
 
 
 def test_every_recalled_number_says_so(matrix):
-    from sparcl.published import load
-
     rows = rows_of(published(matrix))
     recalled = [f for f in load() if f.status == "recalled" and f.stream]
     assert sum(row["status"] == "recalled, unverified" for row in rows) == len(recalled) > 0

@@ -72,6 +72,44 @@ def test_momentum_would_move_what_dgm_holds(small_cell: Callable[..., cell.Cell]
         small_cell("sparcl-derpp", params={"protocol.momentum": 0.9})
 
 
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("sparcl-derpp", {"protocol.weight_decay": 0.1}),
+        ("rigl-er", {"protocol.weight_decay": 0.1, "protocol.momentum": 0.9}),
+        ("agem", {"protocol.momentum": 0.9}),
+        ("ewc", {}),
+        ("packnet", {"protocol.momentum": 0.9}),
+    ],
+    ids=["sparcl-derpp", "rigl-er", "agem", "ewc", "packnet"],
+)
+@pytest.mark.parametrize("frozen", [True, False])
+def test_frozen_biases_of_batch_normalization_stay_0(
+    frozen: bool,
+    method: str,
+    params: dict[str, Any],
+    small_cell: Callable[..., cell.Cell],
+    run_steps: Callable[..., trainer.Run],
+) -> None:
+    """``protocol.freeze_bn_bias``: exactly 0 after every step of every task, every other parameter learns."""
+    moved: set[str] = set()
+    chosen = small_cell(method, epochs=1, params={**params, "protocol.freeze_bn_bias": frozen})
+    start: dict[str, torch.Tensor] = {}
+
+    def prepare(run: trainer.Run) -> None:
+        start.update({name: value.detach().clone() for name, value in run.model.named_parameters()})
+
+    def look(run: trainer.Run) -> None:
+        moved.update(n for n, value in run.model.named_parameters() if not torch.equal(value.detach(), start[n]))
+
+    run = run_steps(chosen, after_step=look, prepare=prepare)
+    layers = [n for n, module in run.model.named_modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    biases = {f"{name}.bias" for name in layers}
+    assert len(biases) > 3
+    assert all(not start[name].any() for name in biases)
+    assert start.keys() - moved == (biases if frozen else set())
+
+
 @pytest.mark.parametrize("method", ["sparcl-derpp", "rigl-er", "packnet", "lwta", "lightcl"])
 def test_evaluation_after_every_step_changes_nothing(
     method: str, small_cell: Callable[..., cell.Cell], tmp_path: Path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sparcl import atomic, cell, checkpoint, cli, record, runner
+from sparcl import atomic, cell, checkpoint, cli, record, runner, trainer
 from sparcl.errors import RunError, UserError
 
 
@@ -84,6 +85,36 @@ def test_a_loss_that_is_not_finite_fails_the_cell(
     failed = json.loads((runner.folder_of(chosen, tmp_path) / "failed.json").read_text())
     assert failed["cell"] == chosen.as_dict()
     assert set(failed["at"]) == {"task", "epoch", "step"}
+    assert not (runner.folder_of(chosen, tmp_path) / "record.json").exists()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("place", [(0, 0, 0), (1, 1, 2), (4, 1, 4)], ids=["first", "middle", "last"])
+def test_the_step_of_a_loss_that_is_not_finite_is_named(
+    place: tuple[int, int, int], value: float, small_cell: Callable[..., cell.Cell], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A weight is damaged just before a known step: task, epoch and step are exactly that one's, in every place."""
+    chosen = small_cell("derpp", epochs=2)
+    step, last = trainer.step, (-1, -1, -1)
+
+    def damaged(run: trainer.Run, batch: trainer.Batch) -> None:
+        nonlocal last
+        last = run.clock.task, run.clock.epoch, run.clock.step
+        if last == place:
+            run.model.head.bias.data.fill_(value)
+        step(run, batch)
+
+    monkeypatch.setattr(trainer, "step", damaged)
+    assert cli.main(["run", "--cell", chosen.json(), "--results", str(tmp_path), "--quiet"]) == 1
+    assert last == place  # no step came after it
+    printed = capsys.readouterr().err
+    task, epoch, number = place
+    message = f"{chosen.path}: the loss is not finite in task {task}, epoch {epoch}, step {number}"
+    assert printed == f"failed: {message}\n"
+    failed = json.loads((runner.folder_of(chosen, tmp_path) / "failed.json").read_text())
+    assert failed["at"] == {"task": task, "epoch": epoch, "step": number}
+    assert failed["error"] == message
     assert not (runner.folder_of(chosen, tmp_path) / "record.json").exists()
 
 
