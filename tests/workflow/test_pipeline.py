@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -60,9 +62,9 @@ def config(checkout) -> str:
     name = checkout.write("small.yaml", SMALL)
     dry = checkout.snakemake(name, "--dry-run")
     assert jobs(dry) == {
-        **{rule: 1 for rule in ("default", "figures", "report", "tables")},
+        **{rule: 1 for rule in ("check", "default", "figures", "report", "tables")},
         "cell": 4,
-        "total": 8,
+        "total": 9,
     }
     assert "reason: Missing output files" in dry
     assert not (checkout.folder / "results/small").exists()
@@ -92,6 +94,49 @@ def test_second_run_does_nothing(checkout, config: str) -> None:
     assert "Nothing to be done" in checkout.snakemake(config)
     assert checkout.records("small") == before
     assert (checkout.folder / "results/small/report.html").stat().st_mtime_ns == report
+
+
+def contents(results: Path) -> dict[str, bytes]:
+    """Return what a finished run has made of its records."""
+    names = ("tables/*", "figures/*", "report.html", "provenance.json")
+    paths = [path for name in names for path in results.glob(name)]
+    return {str(path): path.read_bytes() for path in paths}
+
+
+def truncated(path: Path) -> str:
+    path.write_bytes(path.read_bytes()[:-50])
+    return "run record is damaged, expected JSON"
+
+
+def edited(path: Path) -> str:
+    found = json.loads(path.read_text())
+    found["results"]["metrics"]["class_il"] = 99.9
+    path.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    return "run record was changed after it was written"
+
+
+@pytest.mark.parametrize("damage", [truncated, edited])
+def test_refused_record_is_told_in_one_line_and_old_results_stay(checkout, config: str, damage) -> None:
+    results = checkout.folder / "results/small"
+    before = contents(results)
+    path = results / "runs/split-digits/derpp/s0.00/b20/epochs=1,width=4/seed1/record.json"
+    whole, times = path.read_bytes(), path.stat()
+    try:
+        refusal = f"error: {path.relative_to(checkout.folder)}: {damage(path)}"
+        output = checkout.run(*run_script(config, "all"), status=2)
+        assert output.splitlines()[-1].startswith(refusal)
+        assert output.count("error:") == 1
+        for noise in ("RuleException", "WorkflowError", "Traceback", "making "):
+            assert noise not in output
+        assert contents(results) == before
+        # The second time, by hand, and with the records there are, it is the same.
+        output = checkout.snakemake(config, "--config", "partial=true", status=1)
+        assert refusal in output
+        assert contents(results) == before
+    finally:
+        path.write_bytes(whole)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert "Nothing to be done" in checkout.snakemake(config, "--dry-run")
 
 
 def test_comments_and_touched_files_run_nothing(checkout, config: str) -> None:
@@ -144,6 +189,16 @@ def test_failed_cell_is_named_and_the_others_finish(checkout) -> None:
     assert re.search("issing", tables)  # and it says what is not
     again = checkout.snakemake(name, "--dry-run", "--", "cells")
     assert jobs(again) == {"cell": 1, "cells": 1, "total": 2}
+
+
+def test_unusable_state_folder_is_told_in_one_line(checkout, tmp_path: Path) -> None:
+    (tmp_path / ".snakemake").write_text("")
+    script = checkout.folder / "workflow/scripts/run.py"
+    process = subprocess.run(
+        [sys.executable, script, "all"], cwd=tmp_path, env=checkout.environment, capture_output=True, text=True
+    )
+    expected = "error: .snakemake: expected a folder that can be written to (File exists)\n"
+    assert (process.returncode, process.stdout, process.stderr) == (2, "", expected)
 
 
 def test_bad_config_runs_nothing_and_is_told_in_lines(checkout, config: str) -> None:
@@ -274,7 +329,8 @@ def test_search_writes_a_choice_that_another_matrix_uses(checkout, config: str) 
     assert "Nothing to be done" in checkout.snakemake(search, "--", "tune")
     assert (checkout.records("search"), (results / "tuned.yaml").stat().st_mtime_ns) == (before, written)
     checkout.write(search, SEARCH.replace("[0.2, 0.4]", "[0.2, 0.4, 0.8]"))
-    assert jobs(checkout.snakemake(search, "--dry-run", "--", "tune")) == {"cell": 1, "tune": 1, "total": 2}
+    dry = checkout.snakemake(search, "--dry-run", "--", "tune")
+    assert jobs(dry) == {"cell": 1, "check": 1, "tune": 1, "total": 3}
     checkout.snakemake(search, "--", "tune")
     after = checkout.records("search")
     added = "split-digits/derpp/s0.00/b20/derpp.alpha=0.8,epochs=1,stream.validation=0.2,width=4/seed0"

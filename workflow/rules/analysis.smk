@@ -1,10 +1,32 @@
 """Tables, figures and the report, from the plan and the records."""
 
 
+# Snakemake removes the outputs of a job before it starts the job. So the records are read in a job of their own: when
+# one of them is refused, what makes tables, figures and report is not started, and the old ones stay.
+# These jobs have the records as input too: without a check that passed, Snakemake would else find nothing to do.
+rule check:
+    """Read every record; one that is damaged or not the planned one stops the analysis here."""
+    input:
+        records,
+    output:
+        f"{RESULTS}/logs/checked.txt",
+    log:
+        f"{RESULTS}/logs/check.txt",
+    conda:
+        "../../environment.yml"
+    params:
+        script=CHECK,
+        plan=f"{RESULTS}/plan.json",
+        content=PLAN_DIGEST,
+    shell:
+        "python {params.script:q} --plan {params.plan:q} --out {output:q} > {log:q} 2>&1"
+
+
 rule tables:
     """Every table as CSV, Markdown and LaTeX; what is missing is listed under it."""
     input:
         records,
+        rules.check.output,
     output:
         report(
             directory(f"{RESULTS}/tables"),
@@ -28,6 +50,7 @@ rule figures:
     """Every figure as PNG, SVG and PDF."""
     input:
         records,
+        rules.check.output,
     output:
         report(
             directory(f"{RESULTS}/figures"),
@@ -51,6 +74,7 @@ rule report:
     """One self-contained HTML file with all tables and figures, and where everything comes from."""
     input:
         records,
+        rules.check.output,
     output:
         html=report(
             f"{RESULTS}/report.html",

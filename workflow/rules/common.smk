@@ -1,6 +1,7 @@
 """The matrix and its cells. Everything that can be wrong with a config is found here, before any job exists."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -12,7 +13,10 @@ if "groups" not in config:
     configfile: Path(str(workflow.current_basedir)) / "../config/split-digits.yaml"
 
 
-sys.path.insert(0, str(Path(str(workflow.current_basedir)).parent / "scripts"))
+SCRIPTS = Path(str(workflow.current_basedir)).parent / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+# Relative, so that a checkout that was moved or cloned has the same parameters.
+CHECK = os.path.relpath(SCRIPTS / "check.py")
 
 import progress
 import startup

@@ -7,6 +7,7 @@ if MATRIX.get("stream_options", {}).get("validation"):
         """The best values of the swept parameters, with the evidence, for `hyperparameters:` in another matrix."""
         input:
             records,
+            rules.check.output,
         output:
             report(
                 f"{RESULTS}/tuned.yaml",

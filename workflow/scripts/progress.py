@@ -23,6 +23,10 @@ SELECTING = "Select jobs to execute..."
 LAST = ("Complete log(s): ", "Elapsed time: ")
 """What Snakemake says after the last hook; :func:`finish` says it before, so that the results come last."""
 CELL_COMMAND = "sparcl.worker run --cell"
+CHECK_COMMAND = "scripts/check.py"
+GIVING_UP = ("Exiting because a job execution failed", "WorkflowError:\nAt least one job did not complete")
+REFUSED = Path(".snakemake/refused")
+"""Where ``run.py`` finds the line about a refused record, if there was one."""
 LOGGER = "snakemake.logging"
 MOST_FAILED = 20
 
@@ -38,6 +42,7 @@ class Progress(logging.Handler):
         self.seconds: dict[str, list[float]] = {}
         self.finished: set[str] = set()
         self.failed: dict[str, None] = {}
+        self.unchecked = False
         self.begun = self.printed = time.monotonic()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -48,6 +53,7 @@ class Progress(logging.Handler):
         elif event == "job_finished":
             self._ended(getattr(record, "job_id", -1), failed=False)
         elif event == "job_error":
+            self.unchecked |= getattr(record, "rule_name", "") == "check"
             self._ended(getattr(record, "jobid", -1), failed=True)
 
     def _announced(self, record: Any) -> None:
@@ -141,9 +147,11 @@ def _also_stop_cells(number: int) -> None:
 def _is_wanted(record: logging.LogRecord) -> bool:
     event = str(getattr(getattr(record, "event", None), "value", ""))
     text = record.getMessage()
-    if event in CHATTER or text == SELECTING or CELL_COMMAND in text or text.startswith(LAST):
+    if event in CHATTER or text == SELECTING or CELL_COMMAND in text or CHECK_COMMAND in text or text.startswith(LAST):
         return False
-    return event != "job_error" or getattr(record, "rule_name", "") != "cell"
+    if current and current.unchecked and text.startswith(GIVING_UP):
+        return False
+    return event != "job_error" or getattr(record, "rule_name", "") not in ("cell", "check")
 
 
 def _terminate_cells() -> None:
@@ -161,6 +169,12 @@ def finish(results: Path, log: str, failed: bool) -> None:
     say(f"log: {log}, {clock(time.monotonic() - current.begun)} elapsed" if current else f"log: {log}")
     for line in closing(results, list(current.failed) if current else [], failed):
         say(line)
+    if current and current.unchecked:
+        line = refusal(results)
+        say(line)
+        if line.startswith("error: "):
+            with contextlib.suppress(OSError):
+                REFUSED.write_text(line + "\n", encoding="utf-8")
 
 
 def closing(results: Path, failed_cells: list[str], failed: bool) -> list[str]:
@@ -192,3 +206,14 @@ def reason(folder: Path) -> str:
     except OSError:
         return "no log"
     return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "no message")
+
+
+def refusal(results: Path) -> str:
+    """Return the line that says which record is refused and why."""
+    log = results / "logs" / "check.txt"
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    unknown = f"the records could not be checked (log: {log})"
+    return next((line for line in lines if line.startswith("error: ")), unknown)

@@ -2,22 +2,26 @@
 
     python workflow/scripts/run.py [--config FILE] [--cores N] TARGET [SNAKEMAKE OPTIONS]
 
-Exit status 2 for a config that cannot be used (one line per problem, nothing is run), 1 when cells failed (the others
-ran, and what was asked for is made of the records there are) or the run was interrupted, else 0.
+Exit status 2 for a config that cannot be used (one line per problem, nothing is run) or a record that cannot be used
+(one line, and old tables, figures and report stay), 1 when cells failed (the others ran, and what was asked for is made
+of the records there are) or the run was interrupted, else 0.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import fcntl
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 STATE = Path(".snakemake")
+REFUSED = STATE / "refused"
+"""Written by the workflow (``progress.py``) when it refuses a run record."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,14 +31,32 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cores", default="all", help="cells at a time, a number or 'all'")
     parser.add_argument("target", choices=("all", "cells", "tables", "figures", "report", "tune"))
     options, further = parser.parse_known_args(argv)
-    STATE.mkdir(exist_ok=True)
-    with (STATE / "run.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("error: another run is at work in this folder; wait for it or stop it", file=sys.stderr)
-            return 2
+    try:
+        lock = _lock()
+    except BlockingIOError:
+        print("error: another run is at work in this folder; wait for it or stop it", file=sys.stderr)
+        return 2
+    except OSError as error:
+        problem = f"expected a folder that can be written to ({error.strerror or error})"
+        print(f"error: {STATE}: {problem}", file=sys.stderr)
+        return 2
+    with lock:
         return _run(options, further)
+
+
+def _lock() -> TextIO:
+    """Take the lock that all runs in this folder share; it lasts until the file is closed."""
+    STATE.mkdir(exist_ok=True)
+    if not os.access(STATE, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    lock = (STATE / "run.lock").open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        REFUSED.unlink(missing_ok=True)
+    except OSError:
+        lock.close()
+        raise
+    return lock
 
 
 def _run(options: argparse.Namespace, further: list[str]) -> int:
@@ -51,15 +73,20 @@ def _run(options: argparse.Namespace, further: list[str]) -> int:
     snakemake += ["--configfile", options.config, *further]
     if any((STATE / "locks").glob("*")):
         # We hold the lock of all such runs: Snakemake's own was left behind by one that was killed.
-        subprocess.run([*snakemake, "--quiet", "all", "--unlock"], check=True)
+        unlocked = subprocess.run([*snakemake, "--quiet", "all", "--unlock"]).returncode
+        if unlocked:
+            print(f"error: {STATE / 'locks'}: left by a killed run, cannot be removed", file=sys.stderr)
+            return 2
     job = Interruptible([*snakemake, "--", options.target])
     status = job.wait()
     if status == 0 or job.interrupted:
         return min(status, 1)
+    if REFUSED.exists():
+        return 2
     if options.target != "cells":
         print("making what the finished cells allow", file=sys.stderr, flush=True)
         Interruptible([*snakemake, "--config", "partial=true", "--", options.target]).wait()
-    return 1
+    return 2 if REFUSED.exists() else 1
 
 
 def _is_search(config: str) -> bool:
