@@ -25,7 +25,7 @@ help:
 	@echo 'make test    [ARGS=...]                tests (ARGS go to pytest)'
 	@echo 'make lint                              ruff, snakefmt, snakemake --lint, the API reference is up to date'
 	@echo 'make api                               docs/api from the docstrings'
-	@echo 'make format                            ruff format and snakefmt on the workflow'
+	@echo 'make format                            ruff format, snakefmt'
 	@echo 'make clean | distclean                 caches | and the virtual environment (results stay)'
 
 tables: target = all
@@ -50,12 +50,13 @@ test: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 	$(BIN)/python workflow/scripts/api.py --check
 
 format: $(STAMP)
-	$(BIN)/ruff format workflow/scripts
+	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 
 # The API reference, docs/api, from the docstrings.

@@ -233,6 +233,7 @@ class MaskSet:
 
     def load(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Restore what :meth:`state` returned."""
+
         def placed(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {n: torch.empty_like(self.weight[n]).copy_(m) for n, m in masks.items()}
 

@@ -146,9 +146,7 @@ def _plan_step(
     book.set_weight_counts(counts)
     learning = parts.sparsity.planned_learning(container, counts, cell.sparsity, clock)
     assumed |= learning is None
-    book.set_gradient_counts(
-        parts.gradient.planned_counts(container, counts if learning is None else learning, clock)
-    )
+    book.set_gradient_counts(parts.gradient.planned_counts(container, counts if learning is None else learning, clock))
     scores = getattr(parts.sparsity, "planned_importance", lambda *_: False)(cell.sparsity, clock)
     refreshes = parts.gradient.planned_refresh(clock)
     assumed |= scores and refreshes  # whether the second costs anything depends on the gradient mask before the step

@@ -84,9 +84,7 @@ class Learner(Component):
     def remember(self, run: Run, batch: Batch, logits: Tensor) -> None:
         """Present the stream batch to the memory: raw images, labels, logits before the step's update."""
         if self.uses_memory:
-            run.memory.add(
-                batch.raw, batch.labels, logits, run.phase.index, run.generator("memory"), batch.positions
-            )
+            run.memory.add(batch.raw, batch.labels, logits, run.phase.index, run.generator("memory"), batch.positions)
 
     def predict(self, run: Run, images: Tensor) -> Tensor:
         """Return evaluation scores (N, classes) for normalized ``images``; the model is in eval mode."""

@@ -37,9 +37,7 @@ def apply(images: torch.Tensor, draws: torch.Tensor, info: StreamInfo) -> torch.
     dy, dx, flip = draws.to(images.device, non_blocking=True).unbind(1)
     if info.pad:
         padded = functional.pad(images, (info.pad,) * 4)
-        windows = padded.unfold(2, height, 1).unfold(
-            3, width, 1
-        )  # (N, C, 2 pad + 1, 2 pad + 1, H, W), a view
+        windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (N, C, 2 pad + 1, 2 pad + 1, H, W), a view
         images = windows[torch.arange(len(images), device=images.device), :, dy, dx]
     if info.flip:
         images = torch.where(flip.bool()[:, None, None, None], images.flip(-1), images)

@@ -76,9 +76,7 @@ def open_images(source: Source, root: Path, options: Mapping[str, Any], facts: F
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     except OSError as error:
         if error.errno not in _UNWRITABLE:
-            raise UserError(
-                f"{folder}: expected a folder that can be written to ({error.strerror})"
-            ) from error
+            raise UserError(f"{folder}: expected a folder that can be written to ({error.strerror})") from error
         log.warning("%s: not writable; %s is decoded into memory", folder, source.name)
         return _decode_into_memory(source, root, options, facts)
     with _locked(lock, folder / "lock"):
@@ -179,14 +177,10 @@ def _check(source: Source, arrays: Mapping[str, np.ndarray], facts: Facts) -> No
                 f" {images.shape} and {len(labels)} labels"
             )
         if len(labels) == 0 or labels.min() < 0 or labels.max() >= classes:
-            raise UserError(
-                f"{source.name}: expected {part} labels from 0 to {classes - 1} in the data files"
-            )
+            raise UserError(f"{source.name}: expected {part} labels from 0 to {classes - 1} in the data files")
         empty = np.flatnonzero(np.bincount(labels, minlength=classes) == 0)
         if len(empty):
-            raise UserError(
-                f"{source.name}: expected {part} images of every class, class {empty[0]} has none"
-            )
+            raise UserError(f"{source.name}: expected {part} images of every class, class {empty[0]} has none")
 
 
 def _read(folder: Path, version: int, fingerprint: str | None) -> Images | None:

@@ -80,17 +80,12 @@ def decode(files: Sequence[Path], images: np.ndarray, resize: bool) -> None:
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 upright = ImageOps.exif_transpose(image) if resize else image
                 pixels = upright.convert("RGB")
-        except (
-            Exception
-        ) as error:  # Pillow raises many types on damaged files (OSError, SyntaxError, struct.error)
-            raise UserError(
-                f"{file}: expected an image that can be decoded ({one_line(error, 120)})"
-            ) from error
+        except Exception as error:  # Pillow raises many types on damaged files (OSError, SyntaxError, struct.error)
+            raise UserError(f"{file}: expected an image that can be decoded ({one_line(error, 120)})") from error
         if resize:
             pixels = pixels.resize((width, height), Image.Resampling.BILINEAR)
         elif pixels.size != (width, height):
             raise UserError(
-                f"{file}: expected an image of {width}x{height} pixels,"
-                f" found {pixels.size[0]}x{pixels.size[1]}"
+                f"{file}: expected an image of {width}x{height} pixels, found {pixels.size[0]}x{pixels.size[1]}"
             )
         images[index] = np.asarray(pixels).transpose(2, 0, 1)

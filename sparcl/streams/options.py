@@ -42,12 +42,7 @@ def integer(values: Mapping[str, Any], key: str, low: int, high: int | None) -> 
     if key not in values:
         return
     value = values[key]
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int)
-        or value < low
-        or (high is not None and value > high)
-    ):
+    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
         raise fail(key, f"an integer of at least {low}" + (f" and at most {high}" if high else ""), value)
 
 

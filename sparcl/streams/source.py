@@ -127,8 +127,7 @@ def find(name: str) -> Source:
     table = _table()
     if not isinstance(name, str) or name not in table:
         raise UserError(
-            f"stream: unknown name {one_line(repr(name), 60)}{suggest(name, table)};"
-            f" expected one of {', '.join(table)}"
+            f"stream: unknown name {one_line(repr(name), 60)}{suggest(name, table)}; expected one of {', '.join(table)}"
         )
     return table[name]
 
@@ -155,7 +154,6 @@ def _modules() -> Iterator[tuple[str, ModuleType]]:
             loaded = entry.load()
         except Exception as error:
             raise UserError(
-                f"entry point '{entry.name}' of {ENTRY_POINTS}: {entry.value} cannot be imported"
-                f" ({one_line(error)})"
+                f"entry point '{entry.name}' of {ENTRY_POINTS}: {entry.value} cannot be imported ({one_line(error)})"
             ) from error
         yield f"entry point '{entry.name}'", loaded

@@ -35,9 +35,7 @@ def test_regulation_gradient():
     maps = [torch.randn(2, 3, 2, 2, dtype=torch.float64, requires_grad=True)]
     logits = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
     old, before, mask = torch.randn_like(maps[0]), torch.randn_like(logits), torch.tensor([True, False, True])
-    assert torch.autograd.gradcheck(
-        lambda m, z: lightcl.regulation([m], [old], [mask], z, before), (maps[0], logits)
-    )
+    assert torch.autograd.gradcheck(lambda m, z: lightcl.regulation([m], [old], [mask], z, before), (maps[0], logits))
     lightcl.regulation(maps, [old], [mask], logits, before).backward()
     assert int(maps[0].grad[:, 1].count_nonzero()) == 0
     assert torch.allclose(maps[0].grad[:, 0], 2 * (maps[0] - old)[:, 0])

@@ -7,9 +7,7 @@ import pytest
 from sparcl import cell, methods, planning, published
 
 DENSE = ("ewc", "lwf", "agem", "icarl", "fdr", "er", "derpp")
-FIGURES = [
-    f for f in published.select(metric="training_flops", table="table1") if f.method in DENSE and not f.sparsity
-]
+FIGURES = [f for f in published.select(metric="training_flops", table="table1") if f.method in DENSE and not f.sparsity]
 
 
 def test_every_published_dense_learner_is_a_method() -> None:

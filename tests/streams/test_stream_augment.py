@@ -18,9 +18,7 @@ DIGITS = streams.describe("split-digits")
 
 
 def image_batch(n, info, seed=0):
-    return torch.randint(
-        0, 256, (n, *info.shape), dtype=torch.uint8, generator=seeding.generator(seed, "batch")
-    )
+    return torch.randint(0, 256, (n, *info.shape), dtype=torch.uint8, generator=seeding.generator(seed, "batch"))
 
 
 def one_by_one(images, draws, info):
@@ -120,9 +118,7 @@ def test_the_border_is_black_before_normalization():
     info = replace(INFO, flip=False)
     images = torch.full((1, 3, 32, 32), 255, dtype=torch.uint8)
     result = augment.normalize(augment.apply(images, torch.tensor([[0, 0, 0]]), info), info)
-    assert result[0, :, 0, 0].tolist() == pytest.approx(
-        [-m / s for m, s in zip(info.mean, info.std, strict=True)]
-    )
+    assert result[0, :, 0, 0].tolist() == pytest.approx([-m / s for m, s in zip(info.mean, info.std, strict=True)])
 
 
 @pytest.mark.gpu

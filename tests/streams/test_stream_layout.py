@@ -147,9 +147,7 @@ def test_any_data_set_is_cut_into_whole_tasks(counts, fraction, seed, data):
     assert stream.info == layout.info("x", facts, options)
     rows = torch.cat([part for task in stream.tasks for part in (task.train_index, task.test_index)])
     assert sorted(rows.tolist()) == list(range(len(labels)))
-    held = torch.cat([stream.test_labels[task.test_index] for task in stream.tasks]).bincount(
-        minlength=classes
-    )
+    held = torch.cat([stream.test_labels[task.test_index] for task in stream.tasks]).bincount(minlength=classes)
     order = layout.class_order(classes, seed)
     for label, count in enumerate(counts):
         expected = min(max(int(fraction * count + 0.5), 1), count - 1)

@@ -160,9 +160,7 @@ def test_downloads_go_through_torchvision_with_its_checksum(mnist_root, monkeypa
     monkeypatch.setattr(MNIST, "resources", [*resources, ("t10k-labels-idx1-ubyte.gz", right)])
     asked.clear()
     assert streams.load("split-mnist", mnist_root).info.test_sizes == (4,) * 5
-    assert (
-        asked == []
-    )  # the second attempt finds the archive that the first one left, now with the right checksum
+    assert asked == []  # the second attempt finds the archive that the first one left, now with the right checksum
     (folder / "t10k-labels-idx1-ubyte.gz").unlink()
     shutil.rmtree(mnist_root / ".sparcl-cache")
     streams.load("split-mnist", mnist_root)

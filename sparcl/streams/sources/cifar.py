@@ -65,9 +65,7 @@ class Cifar(Source):
         from torchvision.datasets.utils import check_integrity
 
         dataset = getattr(datasets, f"CIFAR{self.classes}")
-        checksums = dict(
-            [*dataset.train_list, *dataset.test_list, (dataset.meta["filename"], dataset.meta["md5"])]
-        )
+        checksums = dict([*dataset.train_list, *dataset.test_list, (dataset.meta["filename"], dataset.meta["md5"])])
         folder = root / dataset.base_folder
         bad = [file for file, md5 in checksums.items() if not check_integrity(str(folder / file), md5)]
         damaged = [file for file in bad if (folder / file).exists()]

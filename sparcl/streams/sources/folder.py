@@ -88,8 +88,7 @@ def _list(top: Path) -> tuple[Listing, Listing]:
     """Return (class, files) of both parts, sorted by class."""
     if not os.path.isdir(top):  # unlike Path.is_dir, false for a name that is too long
         raise UserError(
-            f"stream_options.path: {one_line(top)}: no such folder;"
-            " expected one with train/<class>/ and test/<class>/"
+            f"stream_options.path: {one_line(top)}: no such folder; expected one with train/<class>/ and test/<class>/"
         )
     parts = []
     for part in ("train", "test"):
@@ -102,9 +101,7 @@ def _list(top: Path) -> tuple[Listing, Listing]:
     for here, there, place in ((train, test, "test"), (test, train, "train")):
         missing = sorted({name for name, _ in here} - {name for name, _ in there})
         if missing:
-            raise UserError(
-                f"{top / place / missing[0]}: missing; expected the same classes in train and test"
-            )
+            raise UserError(f"{top / place / missing[0]}: missing; expected the same classes in train and test")
     if len(train) < 2:
         raise UserError(f"{top / 'train'}: expected at least 2 classes, found {len(train)}")
     return train, test

@@ -82,8 +82,7 @@ class Mnist(Source):
         absent = {
             file: md5
             for file, md5 in dict(dataset.resources).items()
-            if not (folder / file.removesuffix(".gz")).exists()
-            and not check_integrity(str(folder / file), md5)
+            if not (folder / file.removesuffix(".gz")).exists() and not check_integrity(str(folder / file), md5)
         }
         if absent:
             download.archives(folder, absent, dataset.mirrors)
@@ -100,9 +99,7 @@ class Mnist(Source):
                     f" got {images.shape} and {labels.shape}"
                 )
             if FILES[f"{part}_labels"] not in self.md5 and np.bincount(labels).tolist() != list(counts):
-                raise UserError(
-                    f"{folder / FILES[f'{part}_labels']}: expected {counts} images of the classes"
-                )
+                raise UserError(f"{folder / FILES[f'{part}_labels']}: expected {counts} images of the classes")
             allocate(f"{part}_images", (len(images), 1, 28, 28))[:] = images[:, None]
             allocate(f"{part}_labels", (len(labels),))[:] = labels
 
