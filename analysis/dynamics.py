@@ -16,12 +16,15 @@ from analysis.tables import Configuration, configurations, is_number
 
 BOUNDARY = "task boundary"
 SHADES = {
-    "stream": (style.BLUE, None), "replay": (style.SKY, None), "importance": (style.VERMILION, "//"),
-    "gradient_refresh": (style.GREEN, ".."), "dense_gradient": (style.ORANGE, None), "saliency": (style.PURPLE, "xx"),
+    "stream": ("#4A4A4A", None), "replay": ("#ABABAB", None), "importance": ("#332288", "//"),
+    "gradient_refresh": ("#44AA99", ".."), "dense_gradient": ("#AA4499", None), "saliency": ("#999933", "xx"),
     "distillation": (style.YELLOW, "\\\\"), "old_outputs": ("#7F3C8D", "**"), "memory_outputs": ("#6B4E16", "oo"),
-    "herding": (style.LIGHT, "++"), "fisher": (style.GREY, "--"), "regulation": (style.BLACK, "||"),
+    "herding": ("#D6D6D6", "++"), "fisher": ("#661100", "--"), "regulation": (style.BLACK, "||"),
 }  # fmt: skip
-"""Face and hatch of the ledger's lines in :func:`analysis.figures.flops_breakdown`, in their order."""
+"""Face and hatch of the ledger's lines in :func:`analysis.figures.flops_breakdown`, in their order.
+
+No method has these colors.
+"""
 OTHER_SHADES = ((style.GREY, "xx"), (style.LIGHT, "//"), ("#6B4E16", "--"), ("#7F3C8D", ".."))
 
 
@@ -103,7 +106,7 @@ def _sweep(scene: Scene, name: str, group: str, title: str, axis: str, kind: str
         ax.set_xlabel(axis)
     axes[0][0].set_ylabel("Class-IL accuracy (%)")
     axes[0][1].set_ylabel("Training FLOPs, executed ledger")
-    axes[0][1].set_ylim(bottom=0)
+    axes[0][1].set_ylim(0, 1.08 * axes[0][1].get_ylim()[1])
     low, high = axes[0][0].get_ylim()
     axes[0][0].set_ylim(max(0, min(low, high - 4)), min(high, 102))
     settings = {(c.label, c.buffer, c.sparsity) for line in lines.values() for c in line}
@@ -185,6 +188,7 @@ def mask_dynamics(scene: Scene) -> Drawing | None:
     figure, axes = style.subplots(3, 1, 9.0, 6.2, sharex=True, gridspec_kw={"height_ratios": [3, 1.6, 3]})
     density, gradient, churn = (row[0] for row in axes)
     tasks, epochs = _extent(scene, shown[0])
+    still: list[str] = []
     for c in shown:
         marks, ours = look(c).marks, c.bundle == scene.highlight
         events = _history(scene, c)
@@ -197,16 +201,18 @@ def mask_dynamics(scene: Scene) -> Drawing | None:
         if c.policies["gradient"] and events:
             values = [e["gradient_density"] for e in events]
             gradient.plot(ends, [values[0], *values, values[-1]], **step)
-        if moved := [e for e in events if e["churn"] > 0]:
+        moved = [e for e in events if e["churn"] > 0]
+        for task in sorted({e["task"] for e in moved}):  # no line from one task's last update to the next one's first
             churn.plot(
-                [e["x"] for e in moved],
-                [e["churn"] for e in moved],
+                [e["x"] for e in moved if e["task"] == task],
+                [e["churn"] for e in moved if e["task"] == task],
                 linewidth=width * 0.5,
                 zorder=order,
-                markersize=4.5 if ours else 3.2,
-                label=scene.bundle_label(c.bundle),
-                **marks,
+                markersize=4.5 if ours else 6 if c.bundle == "rigl" else 3.2,
+                **(marks | {"markerfacecolor": "none"} if c.bundle == "rigl" else marks),
             )
+        if not moved:
+            still.append(scene.bundle_label(c.bundle))
     for ax in (density, gradient, churn):
         ax.set_xlim(0, tasks * epochs)
         for boundary in range(1, tasks):
@@ -229,7 +235,11 @@ def mask_dynamics(scene: Scene) -> Drawing | None:
         gradient.annotate(
             "no method shown masks gradients", (0.5, 0.5), xycoords="axes fraction", ha="center", color=GREY
         )
+    elif any(not c.policies["gradient"] for c in shown):
+        _remark(gradient, "all others: every weight that exists receives its gradient", 0.08)
     gradient.set_ylim(bottom=0)
+    if still:
+        _remark(churn, f"one mask throughout, no updates: {', '.join(still)}", 0.95)
     churn.set_ylabel("Churn: weights pruned\nin an update (%, log)")
     churn.set_yscale("log")
     _percent_axis(churn)
@@ -256,6 +266,21 @@ def mask_dynamics(scene: Scene) -> Drawing | None:
         f"method. Dashed: task boundaries. Methods with fixed masks have no churn. {scene.label}."
     )
     return Drawing("mask_dynamics", title, caption, figure, missing)
+
+
+def _remark(ax: Axes, text: str, height: float) -> None:
+    """Small grey text at the right end of a panel."""
+    ax.annotate(
+        text,
+        (0.99, height),
+        xycoords="axes fraction",
+        ha="right",
+        va="top" if height > 0.5 else "bottom",
+        fontsize=7,
+        color=GREY,
+        zorder=8,
+        path_effects=style.halo(),
+    )
 
 
 def _history(scene: Scene, c: Configuration) -> list[dict]:

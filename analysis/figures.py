@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from analysis import dynamics, style
 from analysis.frames import Results
@@ -19,7 +21,7 @@ from analysis.tables import Configuration
 from analysis.typeset import scientific
 
 BAND, BAND_MIN_N = 0.16, 3
-REACH = 6.0
+REACH = 9.0
 """Points of an interval, on either side of a mean, that the limits of an axis make room for."""
 LEADER = {"arrowstyle": "-", "color": LIGHT, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 2, "relpos": (0, 0.5)}
 
@@ -37,7 +39,7 @@ def _errors(s) -> np.ndarray | None:
     return None if math.isnan(s.ci_low) else np.array([[s.mean - s.ci_low], [s.ci_high - s.mean]])
 
 
-def _legend(figure, scene: Scene, handles: Sequence[Line2D] = (), **options) -> None:
+def _legend(figure, scene: Scene, handles: Sequence[Artist] = (), **options) -> None:
     """One legend for the bundles (color, marker), to the right of the axes."""
     entries = [
         Line2D([], [], label=scene.bundle_label(bundle), linewidth=1.4, **style.of(bundle, "derpp").marks)
@@ -81,8 +83,8 @@ def accuracy_vs_flops(scene: Scene) -> Drawing | None:
         figure,
         scene,
         [
-            Line2D([], [], label="dense learner", linestyle="none", marker="s", color=BLACK),
-            Line2D([], [], label="other dense method", linestyle="none", marker="x", color=GREY),
+            Line2D([], [], label="dense learner", linestyle="none", marker="*", markersize=9, color=BLACK),
+            Line2D([], [], label="other method", linestyle="none", marker="x", color=GREY),
             Line2D([], [], label="Pareto front", color=LIGHT, linewidth=4),
         ],
     )
@@ -92,7 +94,8 @@ def accuracy_vs_flops(scene: Scene) -> Drawing | None:
         "Accuracy against training FLOPs",
         "Final Class-IL accuracy (mean, 95 % t-interval) against the training FLOPs that the runs "
         "executed. A line joins one method's sparsity levels, written beside SparCL's; the wide grey line "
-        "is the Pareto front of the panel. Methods below the axis are named with their accuracy.",
+        "is the Pareto front of the panel, which may lead off it. Methods off the axis are named with their "
+        "accuracy; a number beside one is its sparsity.",
         figure,
         drawn,
     )
@@ -100,7 +103,7 @@ def accuracy_vs_flops(scene: Scene) -> Drawing | None:
 
 def _flops_panel(ax: Axes, scene: Scene, learner: str, buffer: int) -> list[Configuration]:
     ax.set_xscale("log")
-    ax.margins(x=0.12)
+    ax.margins(x=0.2)
     drawn: list[Configuration] = []
     for bundle in scene.bundles:
         line = [c for c in scene.sparse if (c.bundle, c.learner, c.buffer) == (bundle, learner, buffer)]
@@ -132,6 +135,8 @@ def _flops_panel(ax: Axes, scene: Scene, learner: str, buffer: int) -> list[Conf
                     fontsize=7,
                     color=marks["color"],
                     ha="right",
+                    zorder=8,
+                    path_effects=style.halo(),
                 )
     dense = scene.find(learner, 0.0, buffer)
     if dense is not None:
@@ -141,18 +146,18 @@ def _flops_panel(ax: Axes, scene: Scene, learner: str, buffer: int) -> list[Conf
             s.mean,
             yerr=_errors(s),
             linewidth=0.8,
-            markersize=6,
+            markersize=10,
             zorder=4,
             **look(dense).marks,
         )
         ax.annotate(
             dense.label,
             (dense.mean("flops_executed"), s.mean),
-            xytext=(-6, 0),
+            xytext=(5, 5),
             textcoords="offset points",
             fontsize=7.5,
-            ha="right",
-            va="center",
+            zorder=8,
+            path_effects=style.halo(),
         )
         drawn.append(dense)
     others = [
@@ -271,9 +276,14 @@ def accuracy_vs_sparsity(scene: Scene) -> Drawing | None:
             drawn += _sparsity_panel(axes[i][j], scene, learner, buffer, levels)
             axes[i][j].set_title(f"{scene.learner_label(learner)}, buffer {buffer}")
             if i == len(rows) - 1:
-                axes[i][j].set_xlabel("Sparsity (fraction of weights that are 0)")
+                axes[i][j].set_xlabel("Sparsity of the masked layers (levels evenly spaced)")
         axes[i][0].set_ylabel("Class-IL accuracy (%)")
-    _legend(figure, scene, [Line2D([], [], label="dense learner", color=BLACK, linestyle=":")])
+    bands = [
+        Line2D([], [], label="dense learner", color=BLACK, linestyle=":"),
+        Patch(label="95 % interval, sparse", facecolor=GREY, alpha=2 * BAND),
+        Patch(label="95 % interval, dense", facecolor="white", edgecolor=LIGHT, hatch="////", linewidth=0),
+    ]
+    _legend(figure, scene, bands)
     return _finish(
         scene,
         "accuracy_vs_sparsity",
@@ -329,9 +339,19 @@ def _sparsity_panel(ax: Axes, scene: Scene, learner: str, buffer: int, levels: S
         s = summary(dense, "class_il")
         ax.axhline(s.mean, color=BLACK, linestyle=":", linewidth=1.2, zorder=2)
         if not math.isnan(s.ci_low):
-            ax.axhspan(s.ci_low, s.ci_high, color=BLACK, alpha=0.06, linewidth=0, zorder=0)
+            ax.axhspan(s.ci_low, s.ci_high, facecolor="none", edgecolor="#E0E0E0", hatch="////", linewidth=0, zorder=0)
         drawn.append(dense)
     ax.set_xticks(range(len(levels)), [f"{level:.2f}" for level in levels])
+    if names := [scene.bundle_label(bundle) for bundle in lines if bundle in banded]:
+        ax.annotate(
+            f"bands: {', '.join(names)}",
+            (0.02, 0.02),
+            xycoords="axes fraction",
+            fontsize=6.8,
+            color=GREY,
+            zorder=8,
+            path_effects=style.halo(),
+        )
     return drawn
 
 
@@ -393,10 +413,11 @@ def accuracy_per_task(scene: Scene) -> Drawing | None:
             ax.set_xticks(range(1, tasks + 1))
             ax.set_xlim(0.8, tasks + 0.15)
     level = f" Sparse methods at {scene.focus:.2f}." if scene.sparse else ""
+    title = f"Average accuracy after each task, sparse methods at {scene.focus:.2f}," if scene.sparse else ""
     return _finish(
         scene,
         "accuracy_per_task",
-        "Average accuracy after each task",
+        title or "Average accuracy after each task",
         "Class-IL accuracy averaged over the tasks seen so far, after training each of them; band (3 or "
         f"more seeds): 95 % t-interval of SparCL and of the dense learner.{level}",
         figure,
@@ -431,10 +452,14 @@ def _end_labels(ax: Axes, labels: Sequence[tuple]) -> None:
     """Names at the right end of the lines, moved apart."""
     if not labels:
         return
-    span = 100.0
-    ax.set_ylim(0, 102)
+    curves = [np.asarray(line.get_ydata(), dtype=float) for line in ax.get_lines()]
+    low = max(0.0, 10 * math.floor(min(float(curve.min()) for curve in curves) / 10 - 0.5))
+    if not ax.get_autoscaley_on():  # another panel, on the same scale, has set it
+        low = min(low, ax.get_ylim()[0])
+    ax.set_ylim(low, 102)
+    span = 102 - low
     last = max(float(np.max(line.get_xdata())) for line in ax.get_lines())
-    places = style.spread([value for _, value, _, _ in labels], span * 0.047, 2, 101)
+    places = style.spread([value for _, value, _, _ in labels], span * 0.047, low + 0.02 * span, 101)
     for (c, value, name, color), place in zip(labels, places, strict=True):
         ax.annotate(
             name,
@@ -478,7 +503,7 @@ def accuracy_matrices(scene: Scene) -> Drawing | None:
     return _finish(
         scene,
         "accuracy_matrices",
-        f"Accuracy matrices, buffer {buffer},",
+        f"Accuracy matrices with a buffer of {buffer}",
         "Class-IL accuracy on each task's test images (columns) after training each task (rows), mean over"
         " seeds: the dense method, SparCL and the two sparse-training baselines with the best mean; a "
         "number beside a method is its sparsity. Forgetting shows as a column that darkens downwards. "
@@ -573,7 +598,8 @@ def _bars(scene: Scene, name: str, title: str, metric: str, axis: str, caption: 
                 edgecolor="white",
                 linewidth=0.4,
             )
-            ax.errorbar(s.mean, place, xerr=_errors(s), color="#333333", linewidth=0.8, capsize=1.5)
+            ax.errorbar(s.mean, place, xerr=_errors(s), color="#333333", linewidth=0.8, capsize=1.5,
+                        path_effects=style.halo())  # fmt: skip
             end = s.mean if math.isnan(s.ci_high) else s.ci_high
             ax.annotate(
                 f"{s.mean:.1f}",
@@ -608,6 +634,7 @@ def flops_breakdown(scene: Scene) -> Drawing | None:
     if not shown:
         return None
     spent = [dynamics.line_flops(scene, c) for c in shown]
+    power = math.floor(math.log10(max(sum(parts.values()) for parts in spent)))
     shades = dynamics.shades([line for parts in spent for line in parts])
     lines = list(shades)
     figure, axes = style.subplots(1, 2, 10.5, 0.19 * len(shown) + 1.7, gridspec_kw={"width_ratios": [3, 2]})
@@ -615,7 +642,7 @@ def flops_breakdown(scene: Scene) -> Drawing | None:
         for place, parts in enumerate(spent):
             left, total = 0.0, sum(parts.values())
             for line in lines:
-                width = parts.get(line, 0.0) / (total / 100 if relative else 1)
+                width = parts.get(line, 0.0) / (total / 100 if relative else 10**power)
                 face, hatch = shades[line]
                 ax.barh(
                     place,
@@ -641,7 +668,9 @@ def flops_breakdown(scene: Scene) -> Drawing | None:
         ax.grid(False, axis="y")
         ax.set_yticks(range(len(shown)), [_level_label(c) for c in shown] if not relative else [])
         ax.tick_params(axis="y", labelsize=6.8, length=0)
-        ax.set_xlabel("Share of training FLOPs (%)" if relative else "Training FLOPs, executed ledger")
+        ax.set_xlabel(
+            "Share of training FLOPs (%)" if relative else f"Training FLOPs, executed ledger ($10^{{{power}}}$)"
+        )
     axes[0][1].set_xlim(0, 100)
     handles = [
         axes[0][0].barh(
@@ -660,7 +689,8 @@ def flops_breakdown(scene: Scene) -> Drawing | None:
         "flops_breakdown",
         f"What training FLOPs are spent on, buffer {buffer}",
         "Executed training FLOPs by purpose, mean over seeds: absolute (left) and as a share (right). One "
-        f"multiply-add is 2 FLOPs; evaluation is not training. Sparse methods at {scene.focus:.2f}.",
+        f"multiply-add is 2 FLOPs; evaluation is not training. LightCL's replay is that of the images it holds. Sparse "
+        f"methods at {scene.focus:.2f}.",
         figure,
         shown,
     )

@@ -19,13 +19,14 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILION, PURPLE, GREY = "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#767676"
-LIGHT = "#B8B8B8"
+LIGHT, VIOLET = "#B8B8B8", "#5D3A9B"
 
 BUNDLES = {
     "sparcl": (VERMILION, "o"),
@@ -37,22 +38,22 @@ BUNDLES = {
     "set-erk": (PURPLE, "<"),
     "gmp": (ORANGE, "P"),
     "magnitude": ("#8C6D1F", "X"),
-    "static": (GREY, "*"),
+    "static": (VIOLET, "<"),
     "tdm": ("#A23B00", "p"),
     "tdm-ddr": ("#E8894A", "h"),
     "tdm-dgm": ("#F2B48C", "8"),
     "ddr": ("#5E8C61", "d"),
     "dgm": ("#7A6FAC", "H"),
-    "fixed": (LIGHT, "*"),
+    "fixed": (LIGHT, "<"),
 }
 """Bundle to color and marker; a bundle that is not here gets its own from its name (:func:`of`)."""
 
 LEARNERS = {
     "finetune": (GREY, "x"),
     "joint": (BLACK, "_"),
-    "er": (BLACK, "o"),
+    "er": (BLACK, "*"),
     "der": (BLACK, "d"),
-    "derpp": (BLACK, "s"),
+    "derpp": (BLACK, "*"),
     "ewc": (GREY, "1"),
     "lwf": (GREY, "2"),
     "agem": (GREY, "+"),
@@ -169,6 +170,11 @@ def spread(positions: Sequence[float], gap: float, low: float = -math.inf, high:
 
 def _top(group: list[float], gap: float) -> float:
     return group[0] / group[1] + gap * (group[1] - 1)
+
+
+def halo() -> list:
+    """Return path effects that keep text legible on top of lines and markers."""
+    return [patheffects.withStroke(linewidth=2, foreground="white")]
 
 
 def log_ticks(ax: Axes) -> None:

@@ -189,3 +189,41 @@ def test_two_streams_have_their_own_figures(tmp_path, draw):
     assert "Split-CIFAR-10" in draw("forgetting_bars-split-cifar10", results).caption
     with pytest.raises(KeyError):
         figures.draw(results, "forgetting_bars")
+
+
+def test_lines_of_the_ledger_have_no_methods_color():
+    methods = {color for color, _ in style.BUNDLES.values()}
+    assert not methods & {face for face, _ in dynamics.SHADES.values()}
+
+
+def test_the_dense_learner_is_drawn_as_the_legend_says(draw):
+    """Its marker is in the legend, and no other method's."""
+    drawing = draw("accuracy_vs_flops")
+    handles = {text.get_text(): handle for text, handle in zip(
+        drawing.figure.legends[0].get_texts(), drawing.figure.legends[0].legend_handles, strict=True
+    )}  # fmt: skip
+    marker = handles["dense learner"].get_marker()
+    assert marker not in {m for _, m in style.BUNDLES.values()}
+    assert {style.of("", learner).marker for learner in ("er", "derpp")} == {marker}
+    for ax in drawing.figure.axes:
+        drawn = [line for line in ax.get_lines() if line.get_marker() == marker]
+        assert len(drawn) == 1
+
+
+def test_churn_is_not_joined_across_tasks(draw):
+    churn = draw("mask_dynamics").figure.axes[2]
+    boundaries = [line.get_xdata()[0] for line in churn.get_lines() if line.get_gid() == dynamics.BOUNDARY]
+    for line in churn.get_lines():
+        if line.get_gid() != dynamics.BOUNDARY:
+            x = np.asarray(line.get_xdata(), dtype=float)
+            assert not any(x.min() < boundary < x.max() for boundary in boundaries)
+
+
+@pytest.mark.parametrize("name", ["accuracy_per_task", "accuracy_vs_sparsity"])
+def test_no_mean_is_off_the_axis(draw, name):
+    for ax in draw(name).figure.axes:
+        low, high = ax.get_ylim()
+        for line in ax.get_lines():
+            values = np.asarray(line.get_ydata(), dtype=float)
+            assert low <= values.min(), name
+            assert values.max() <= high, name
