@@ -193,7 +193,8 @@ FORGETTING_NOTE = (
 FLOPS_NOTE = (
     "Training FLOPs (one multiply-add = 2): executed = what the run did, every replayed batch forward and "
     "backward; paper = the published convention, which charges a replayed batch a forward pass only. "
-    "Ratio: FLOPs of the dense method of the same learner over the row's."
+    "Ratio: FLOPs of the dense method of the same learner over the row's; where the plan has none, the executed "
+    "ratio is to the run's own dense count and the paper's is a dash."
 )
 
 
