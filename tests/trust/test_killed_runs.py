@@ -220,7 +220,12 @@ def test_a_signal_leaves_a_checkpoint(
     whole = runner.run_cell(chosen, tmp_path / "whole")
     saved = saved_in(chosen, tmp_path / "stopped")
     arguments = command(chosen, tmp_path / "stopped", "--quiet", "--checkpoint-every")
-    first = stopped(number, saved.exists, lambda: cli.main([*arguments, "0.05"]), tmp_path / "printed")
+
+    def run() -> int:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        return cli.main([*arguments, "0.05"])  # nohup, under which the tests may run, ignores SIGHUP
+
+    first = stopped(number, saved.exists, run, tmp_path / "printed")
     assert first[0] == status
     assert first[1] == f"interrupted: {chosen.path} left a checkpoint; the same command continues it\n"
     state = checkpoint.load(saved, key_of(whole))
