@@ -156,7 +156,9 @@ def test_child_looks_like_a_process_of_its_own(site: Site) -> None:
     elsewhere = site.folder / "else where"
     elsewhere.mkdir()
     code = (
-        "import os, resource, sys; os.umask(0o27); resource.setrlimit(resource.RLIMIT_NOFILE, (77, 100)); os.nice(3)\n"
+        "import os, resource, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background\n"
+        "os.umask(0o27); resource.setrlimit(resource.RLIMIT_NOFILE, (77, 100)); os.nice(3)\n"
         f"os.chdir({str(elsewhere)!r}); sys.path.insert(0, {str(site.folder)!r})\n"
         "import sparcl.worker; sys.exit(sparcl.worker.main(['state', 'a b']))"
     )
