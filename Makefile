@@ -1,9 +1,9 @@
-# make tables [CONFIG=workflow/config/....yaml] [CORES=n]   run a matrix, make its tables, figures and report
+# make tables [CONFIG=config/....yaml] [CORES=n]   run a matrix, make its tables, figures and report
 # make tune [CONFIG=...]                                    search hyper-parameters on held-out training images
 # make test                                                 run the tests
 # All set up the virtual environment .venv themselves. Nothing else is needed first.
 
-CONFIG ?= workflow/config/split-digits.yaml
+CONFIG ?= config/split-digits.yaml
 CORES ?= all
 VENV ?= .venv
 PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,\
@@ -34,7 +34,7 @@ report: target = report
 cells: target = cells
 tune: target = tune
 ifeq ($(origin CONFIG),file)
-tune: CONFIG = workflow/config/tune-split-digits.yaml
+tune: CONFIG = config/tune-split-digits.yaml
 endif
 tables figures report cells tune: $(STAMP)
 	@$(RUN) $(target) $(ARGS)

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparcl import atomic
 from sparcl.errors import RunError, UserError, suggest
+from sparcl.files import atomic
 
 if TYPE_CHECKING:
     from analysis.frames import Results

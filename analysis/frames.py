@@ -163,7 +163,7 @@ def collect(plan_path: str | os.PathLike[str], read: Reader | None = None) -> Re
 
     Args:
         plan_path: ``plan.json``; records are expected at ``runs/<cell path>/record.json`` beside it.
-        read: reader of one record that checks schema and checksum; :func:`sparcl.record.read` by default.
+        read: reader of one record that checks schema and checksum; :func:`sparcl.running.record.read` by default.
 
     Returns:
         The frame has the cell's fields (``stream``, ``method``, ``sparsity``, ...), ``path``,
@@ -178,9 +178,9 @@ def collect(plan_path: str | os.PathLike[str], read: Reader | None = None) -> Re
     """
     reader = read
     if reader is None:
-        import sparcl.record
+        import sparcl.running.record
 
-        reader = sparcl.record.read
+        reader = sparcl.running.record.read
     plan = read_plan(plan_path)
     records: dict[str, dict] = {}
     refusals: list[str] = []

@@ -109,12 +109,12 @@ def published(results: Results, load: Callable[[], Sequence] | None = None) -> T
     """One row per published figure on the plan's streams; all figures where none of the streams has any.
 
     Args:
-        load: returns the published figures, :func:`sparcl.published.load` by default.
+        load: returns the published figures, :func:`sparcl.costs.published.load` by default.
     """
     if load is None:
-        import sparcl.published
+        import sparcl.costs.published
 
-        load = sparcl.published.load
+        load = sparcl.costs.published.load
     pool = configurations(frames.main_rows(results.frame))
     names = LABELS | {row.method: row.label for row in pool if row.n}
     figures = [figure for figure in load() if figure.stream and figure.metric in QUANTITY]

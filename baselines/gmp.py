@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from sparcl import masks
+from sparcl.components import Clock, Parameter, SparsityPolicy
 from sparcl.methods import policy
-from sparcl.policies import Clock, Parameter, SparsityPolicy
-from sparcl.static import DISTRIBUTION
+from sparcl.policies.static import DISTRIBUTION
 
 if TYPE_CHECKING:
     from sparcl.masks import MaskSet

@@ -24,12 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from sparcl import masks
-from sparcl.ledger import isolation_paper_flops
-from sparcl.policies import Clock, Parameter, SparsityPolicy
+from sparcl.components import Clock, Parameter, SparsityPolicy
+from sparcl.costs.ledger import isolation_paper_flops
 
 if TYPE_CHECKING:
     from sparcl.cell import Cell
-    from sparcl.ledger import LayerCost
+    from sparcl.costs.ledger import LayerCost
     from sparcl.models import Classifier
     from sparcl.trainer import Run
 

@@ -49,15 +49,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparcl import masks, models, seeding, streams
+from sparcl.components import Clock, Parameter, SparsityPolicy
 from sparcl.errors import UserError
 from sparcl.learners.base import Learner, Replay, stream_loss
 from sparcl.methods import learner, method, policy
 from sparcl.models import BasicBlock
-from sparcl.policies import Clock, Parameter, SparsityPolicy
 
 if TYPE_CHECKING:
     from sparcl.cell import Cell
-    from sparcl.ledger import LayerCost, Ledger
+    from sparcl.costs.ledger import LayerCost, Ledger
     from sparcl.masks import MaskSet
     from sparcl.models import Classifier
     from sparcl.protocol import Protocol

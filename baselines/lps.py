@@ -39,8 +39,8 @@ from torch import Tensor
 
 from baselines.isolation import FREE, Isolation, partition
 from sparcl import masks
+from sparcl.components import Clock, Parameter
 from sparcl.methods import method, policy
-from sparcl.policies import Clock, Parameter
 
 if TYPE_CHECKING:
     from sparcl.masks import MaskSet

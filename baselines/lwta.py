@@ -47,14 +47,14 @@ import torch
 from torch import Tensor, nn
 
 from baselines.isolation import dense_layers, norm_tensors, own_rows
-from sparcl import ledger
+from sparcl.components import Clock, Parameter, SparsityPolicy
+from sparcl.costs import ledger
 from sparcl.learners.base import Learner, Replay, stream_loss
 from sparcl.methods import learner, method, policy
-from sparcl.policies import Clock, Parameter, SparsityPolicy
 
 if TYPE_CHECKING:
     from sparcl.cell import Cell
-    from sparcl.ledger import LayerCost
+    from sparcl.costs.ledger import LayerCost
     from sparcl.masks import MaskSet
     from sparcl.models import Classifier
     from sparcl.streams import StreamInfo

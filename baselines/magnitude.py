@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sparcl import masks
+from sparcl.components import Clock, Parameter, SparsityPolicy
 from sparcl.methods import policy
-from sparcl.policies import Clock, Parameter, SparsityPolicy
-from sparcl.static import DISTRIBUTION
+from sparcl.policies.static import DISTRIBUTION
 
 if TYPE_CHECKING:
     from sparcl.masks import MaskSet

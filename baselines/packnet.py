@@ -13,7 +13,7 @@ freeze after the first task, and there is no pre-training. A task's free weights
 
 FLOPs. Executed: before pruning all weights are in the forward pass and the free ones have weight gradients, after it
 the frozen and the kept ones and the kept ones; the dense layers have no weight gradient after the first task. Paper:
-:func:`sparcl.ledger.isolation_paper_flops`.
+:func:`sparcl.costs.ledger.isolation_paper_flops`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from baselines.isolation import FREE, Isolation, partition
+from sparcl.components import Clock
 from sparcl.methods import method, policy
-from sparcl.policies import Clock
 
 if TYPE_CHECKING:
     from sparcl.masks import MaskSet

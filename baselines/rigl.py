@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from sparcl import masks
+from sparcl.components import Clock, Parameter, SparsityPolicy
 from sparcl.methods import bundle, policy
-from sparcl.policies import Clock, Parameter, SparsityPolicy
-from sparcl.static import DISTRIBUTION, initial_masks
+from sparcl.policies.static import DISTRIBUTION, initial_masks
 
 if TYPE_CHECKING:
     from sparcl.masks import MaskSet
@@ -43,7 +43,7 @@ def drop_fraction(alpha: float, fraction: float) -> float:
 class RigL(SparsityPolicy):
     """RigL; see the module's docstring for the rule and its source."""
 
-    modules = ("sparcl.static",)
+    modules = ("sparcl.policies.static",)
     parameters: ClassVar = {
         "alpha": Parameter(0.3, "share of a layer's weights replaced at first", low=0, high=1),
         "interval": Parameter(100, "steps between mask updates, counted within a task", low=1),

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from sparcl import masks
+from sparcl.components import Clock, Parameter, SparsityPolicy
 from sparcl.methods import policy
-from sparcl.policies import Clock, Parameter, SparsityPolicy
-from sparcl.static import DISTRIBUTION, initial_masks
+from sparcl.policies.static import DISTRIBUTION, initial_masks
 
 if TYPE_CHECKING:
     from sparcl.masks import MaskSet
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 class SET(SparsityPolicy):
     """Sparse evolutionary training; see the module's docstring for the rule and its source."""
 
-    modules = ("sparcl.static",)
+    modules = ("sparcl.policies.static",)
     parameters: ClassVar = {
         "zeta": Parameter(0.3, "share of a layer's weights replaced at each update", low=0, high=1),
         "interval": Parameter(300, "steps between mask updates, counted within a task", low=1),

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from sparcl import masks
+from sparcl.components import Clock, Parameter, SparsityPolicy
 from sparcl.methods import bundle, policy
-from sparcl.policies import Clock, Parameter, SparsityPolicy
-from sparcl.static import DISTRIBUTION
+from sparcl.policies.static import DISTRIBUTION
 
 if TYPE_CHECKING:
     from sparcl.masks import MaskSet

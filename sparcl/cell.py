@@ -17,9 +17,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from sparcl import methods, streams, strict_yaml
+from sparcl import methods, streams
+from sparcl.components import Component, Parameter
 from sparcl.errors import UserError, suggest
-from sparcl.policies import Component, Parameter
+from sparcl.files import strict_yaml
 from sparcl.protocol import Protocol
 
 HYPERPARAMETERS = Path(__file__).parent / "data" / "hyperparameters.yaml"

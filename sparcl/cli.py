@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sparcl import strict_yaml
 from sparcl.errors import RunError, UserError, one_line, suggest
+from sparcl.files import strict_yaml
 
 PROTOCOL_OPTIONS: dict[str, type] = {
     "model": str, "width": int, "epochs": int, "batch_size": int, "learning_rate": float, "precision": str,
@@ -197,8 +197,8 @@ def _signals() -> Iterator[list[int]]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from sparcl import runner
-    from sparcl.progress import Progress
+    from sparcl.running import runner
+    from sparcl.running.progress import Progress
     from sparcl.trainer import Interrupted
 
     if options.threads < 1:
@@ -232,7 +232,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _flops(options: argparse.Namespace) -> int:
-    from sparcl import planning
+    from sparcl.costs import planning
 
     chosen = _cell(options)
     plan = planning.planned(chosen).as_dict()
@@ -275,7 +275,8 @@ def _flops(options: argparse.Namespace) -> int:
 
 def _dense_over_paper(chosen: Any, own: float | None) -> float | None:
     """Return how many times the dense learner's training FLOPs are those of the cell, by the paper's count."""
-    from sparcl import cell, methods, planning
+    from sparcl import cell, methods
+    from sparcl.costs import planning
 
     method = methods.get(chosen.method)
     if not own or not method.policies:

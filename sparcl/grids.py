@@ -9,8 +9,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from sparcl import strict_yaml
 from sparcl.errors import UserError
+from sparcl.files import strict_yaml
 
 GRIDS = Path(__file__).parent / "data" / "grids.yaml"
 

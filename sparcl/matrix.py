@@ -18,10 +18,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from sparcl import atomic, grids, strict_yaml
+from sparcl import grids
 from sparcl.cell import Cell, make
 from sparcl.errors import UserError, one_line, suggest
-from sparcl.identity import contents, identity
+from sparcl.files import atomic, strict_yaml
+from sparcl.running.identity import contents, identity
 
 SCHEMA = "sparcl-plan/1"
 SCHEMA_FILE = Path(__file__).parent / "data" / "matrix.schema.json"

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from sparcl.components import Component, DataPolicy, GradientPolicy, SparsityPolicy
 from sparcl.errors import UserError, one_line, suggest
-from sparcl.policies import Component, DataPolicy, GradientPolicy, SparsityPolicy
 
 if TYPE_CHECKING:
     from sparcl.learners.base import Learner
@@ -162,8 +162,10 @@ def _claim(registry: dict[str, Any], name: str, cls: type) -> None:
 @functools.cache
 def discover() -> None:
     """Import every module that may register methods. Called by everything below; safe to call again."""
-    for module in ("learners.bounds", "learners.rehearsal", "static", "tdm", "ddr", "dgm"):
-        importlib.import_module(f"sparcl.{module}")
+    for module in ("static", "tdm", "ddr", "dgm"):
+        importlib.import_module(f"sparcl.policies.{module}")
+    for module in ("bounds", "rehearsal"):
+        importlib.import_module(f"sparcl.learners.{module}")
     for found in sorted(pkgutil.iter_modules([str(Path(__file__).parent / "learners")]), key=lambda m: m.name):
         importlib.import_module(f"sparcl.learners.{found.name}")
     _load_data(Path(__file__).parent / "data" / "methods.yaml")

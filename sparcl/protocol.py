@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from sparcl.policies import Component, Parameter
+from sparcl.components import Component, Parameter
 
 
 class Protocol(Component):

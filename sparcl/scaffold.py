@@ -17,8 +17,9 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from sparcl import atomic, methods, strict_yaml
+from sparcl import methods
 from sparcl.errors import UserError, one_line
+from sparcl.files import atomic, strict_yaml
 
 TEMPLATES = Path(__file__).parent / "templates"
 LONGEST = 30
@@ -162,7 +163,7 @@ def _imports(draft: Draft, module: str) -> str:
     lines = [f"from {module} import {', '.join(names)}", f"from sparcl import {suite}",
              "from sparcl.errors import UserError"]  # fmt: skip
     if draft.kind == "data":
-        lines.append("from sparcl.policies import Clock")
+        lines.append("from sparcl.components import Clock")
     return "\n".join(sorted(lines, key=lambda line: line.split()[1]))
 
 

@@ -17,14 +17,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sparcl import ledger as flops
 from sparcl import methods, metrics, models, seeding
 from sparcl.cell import Cell
+from sparcl.components import Clock, DataPolicy, GradientPolicy, SparsityPolicy
+from sparcl.costs import ledger as flops
 from sparcl.errors import RunError
 from sparcl.learners.base import Replay
 from sparcl.masks import MaskSet
 from sparcl.memory import ReservoirMemory
-from sparcl.policies import Clock, DataPolicy, GradientPolicy, SparsityPolicy
 from sparcl.protocol import Protocol
 from sparcl.streams import Stream, augment
 

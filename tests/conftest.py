@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from sparcl import cell, methods, seeding, streams, trainer
+from sparcl.components import Clock
 from sparcl.masks import MaskSet
-from sparcl.policies import Clock
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -12,9 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparcl import checkpoint
-from sparcl.checkpoint import MAGIC, StaleCheckpoint, load, save
 from sparcl.errors import RunError, UserError
+from sparcl.running import checkpoint
+from sparcl.running.checkpoint import MAGIC, StaleCheckpoint, load, save
 
 STATE = {
     "weights": {"a.b": torch.arange(6.0).reshape(2, 3), "scalar": torch.tensor(2.5, dtype=torch.float64)},

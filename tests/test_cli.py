@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from sparcl import cell, cli, planning
+from sparcl import cell, cli
+from sparcl.costs import planning
 
 CIFAR = ("--stream", "split-cifar10", "--buffer", "500")
 

@@ -18,10 +18,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparcl import checkpoint, methods, planning, seeding, streams, trainer
+from sparcl import methods, seeding, streams, trainer
 from sparcl.cell import Cell
+from sparcl.costs import planning
 from sparcl.masks import keep_count
 from sparcl.memory import ReservoirMemory
+from sparcl.running import checkpoint
 
 NAMES = methods.names()
 MIDDLE = 17

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparcl import seeding, trainer
-from sparcl.ddr import DDR
-from sparcl.policies import Clock
+from sparcl.components import Clock
+from sparcl.policies.ddr import DDR
 
 
 def schedule(ddr: DDR, size: int, epochs: int) -> dict[int, int]:

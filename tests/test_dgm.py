@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from sparcl import cell, trainer
-from sparcl.dgm import DGM, importance
+from sparcl.components import Clock
 from sparcl.errors import UserError
 from sparcl.masks import MaskSet, keep_count
-from sparcl.policies import Clock
+from sparcl.policies.dgm import DGM, importance
 
 
 def test_continual_gradient_importance_by_hand() -> None:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from sparcl import footprint, models, published
+from sparcl import models
+from sparcl.costs import footprint, published
 from sparcl.memory import ReservoirMemory
 
 

@@ -7,7 +7,8 @@ import contextlib
 import pytest
 import torch
 
-from sparcl import cell, environment, record, runner, streams, trainer
+from sparcl import cell, streams, trainer
+from sparcl.running import environment, record, runner
 
 pytestmark = [
     pytest.mark.gpu,

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sparcl import ledger, models
+from sparcl import models
+from sparcl.costs import ledger
+from sparcl.costs.ledger import LayerCost, Ledger
 from sparcl.errors import UserError
-from sparcl.ledger import LayerCost, Ledger
 
 # Two layers with 4 and 3 multiply-adds per weight, 10 and 20 weights.
 COSTS = (LayerCost("a", 40, 10, True), LayerCost("b", 60, 20, False))

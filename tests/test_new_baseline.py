@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from sparcl import atomic, cli, matrix, scaffold, strict_yaml
+from sparcl import cli, matrix, scaffold
 from sparcl.errors import RunError, UserError
+from sparcl.files import atomic, strict_yaml
 
 TOP = Path(__file__).resolve().parents[1]
 KINDS = ("sparsity", "gradient", "data")
@@ -222,7 +223,7 @@ def test_a_config_keeps_its_line_endings(ending: str, checkout: Path) -> None:
     assert (checkout / "small.yaml").read_bytes().decode() == text + ("" if ending else newline) + line
 
 
-@pytest.mark.parametrize("config", sorted((TOP / "workflow/config").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("config", sorted((TOP / "config").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_config_of_the_suite_can_be_edited(config: Path, checkout: Path) -> None:
     shutil.copy(config, checkout / "copy.yaml")
     scaffold.create(scaffold.Draft("fresh"), Path("baselines"), None, Path("copy.yaml"))

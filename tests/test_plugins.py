@@ -86,7 +86,7 @@ def test_its_run_has_its_identity(site: Path, tmp_path: Path) -> None:
         ("import nowhere_to_be_found\n", "ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
         ("def broken(:\n", "SyntaxError: invalid syntax"),
         ("raise SystemExit(3)\n", "SystemExit: 3"),
-        ("from sparcl.methods import policy\nfrom sparcl.policies import SparsityPolicy\n\n\n"
+        ("from sparcl.methods import policy\nfrom sparcl.components import SparsityPolicy\n\n\n"
          "@policy('first', 'First')\nclass First(SparsityPolicy):\n    pass\n\n\n"
          "@policy('rigl', 'Mine')\nclass Mine(SparsityPolicy):\n    pass\n", "ValueError: rigl: "),
     ],

@@ -9,7 +9,8 @@ import sys
 import pytest
 import torch
 
-from sparcl import cell, cli, ledger, models, planning, published, streams
+from sparcl import cell, cli, models, streams
+from sparcl.costs import ledger, planning, published
 from sparcl.errors import UserError
 
 HEADER = ",".join(published.COLUMNS)
@@ -197,5 +198,5 @@ def test_bad_files_are_named():
 
 
 def test_loading_needs_no_torch():
-    code = "import sys, sparcl.published as p; p.load(); sys.exit('torch' in sys.modules)"
+    code = "import sys, sparcl.costs.published as p; p.load(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -13,7 +13,7 @@ import documents
 import pytest
 
 README = documents.TOP / "README.md"
-LESS = {"make tables": {"CONFIG": "workflow/config/smoke.yaml"}, "make test": {"ARGS": "--collect-only -q"}}
+LESS = {"make tables": {"CONFIG": "config/smoke.yaml"}, "make test": {"ARGS": "--collect-only -q"}}
 
 
 @pytest.mark.pipeline
@@ -22,7 +22,7 @@ def test_every_command_works(tmp_path: Path) -> None:
     commands = documents.execute(README, folder, LESS)
     assert len(commands) >= 10
     last, printed = commands[-1]
-    assert last == "make tables CONFIG=workflow/config/smoke.yaml"
+    assert last == "make tables CONFIG=config/smoke.yaml"
     assert re.search(r"cells to run: 2\b", printed), printed
     tables = folder / "results/smoke/tables"
     assert "Redraw-DER++" in (tables / "sparse_baselines.md").read_text(encoding="utf-8")

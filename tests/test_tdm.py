@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparcl import trainer
+from sparcl.components import Clock
 from sparcl.masks import MaskSet, keep_count
-from sparcl.policies import Clock
-from sparcl.tdm import TDM, importance
+from sparcl.policies.tdm import TDM, importance
 
 
 def test_continual_weight_importance_by_hand() -> None:

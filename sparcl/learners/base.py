@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparcl.policies import Component
+from sparcl.components import Component
 
 if TYPE_CHECKING:
     from sparcl.cell import Cell
-    from sparcl.ledger import Ledger
+    from sparcl.costs.ledger import Ledger
     from sparcl.models import Classifier
     from sparcl.protocol import Protocol
     from sparcl.streams import StreamInfo

@@ -31,14 +31,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
+from sparcl.components import Parameter
 from sparcl.learners.base import Learner, Replay, stream_loss
 from sparcl.methods import learner
-from sparcl.policies import Parameter
 from sparcl.trainer import evaluation_mode
 
 if TYPE_CHECKING:
     from sparcl.cell import Cell
-    from sparcl.ledger import Ledger
+    from sparcl.costs.ledger import Ledger
     from sparcl.models import Classifier
     from sparcl.trainer import Run
 

@@ -17,15 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sparcl.components import Parameter
 from sparcl.learners import passes
 from sparcl.learners.base import Replay, stream_loss
 from sparcl.learners.rehearsal import Rehearsal
 from sparcl.methods import learner
-from sparcl.policies import Parameter
 
 if TYPE_CHECKING:
     from sparcl.cell import Cell
-    from sparcl.ledger import Ledger
+    from sparcl.costs.ledger import Ledger
     from sparcl.protocol import Protocol
     from sparcl.trainer import Batch, Run
 

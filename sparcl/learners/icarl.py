@@ -34,7 +34,7 @@ from sparcl.methods import learner
 
 if TYPE_CHECKING:
     from sparcl.cell import Cell
-    from sparcl.ledger import Ledger
+    from sparcl.costs.ledger import Ledger
     from sparcl.protocol import Protocol
     from sparcl.streams import StreamInfo
     from sparcl.trainer import Batch, Run

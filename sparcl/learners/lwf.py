@@ -21,14 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sparcl.components import Parameter
 from sparcl.learners import passes
 from sparcl.learners.base import Learner, Replay, stream_loss
 from sparcl.methods import learner
-from sparcl.policies import Parameter
 
 if TYPE_CHECKING:
     from sparcl.cell import Cell
-    from sparcl.ledger import Ledger
+    from sparcl.costs.ledger import Ledger
     from sparcl.trainer import Run
 
 LINE = "old_outputs"

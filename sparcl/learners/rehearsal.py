@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
+from sparcl.components import Parameter
 from sparcl.learners.base import Learner, Replay, stream_loss
 from sparcl.methods import learner
-from sparcl.policies import Parameter
 
 if TYPE_CHECKING:
     from sparcl.trainer import Run

@@ -32,8 +32,8 @@ from typing import Any
 
 import numpy as np
 
-from sparcl import atomic
 from sparcl.errors import RunError, UserError
+from sparcl.files import atomic
 from sparcl.streams.source import Facts, Source
 
 FOLDER = ".sparcl-cache"

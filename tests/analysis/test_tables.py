@@ -15,7 +15,7 @@ from statsmodels.stats.multitest import multipletests
 from analysis import frames, tables, typeset
 from analysis.published import LABELS, QUANTITY, published
 from sparcl import methods
-from sparcl.published import Figure, load
+from sparcl.costs.published import Figure, load
 
 
 @pytest.fixture(scope="module")

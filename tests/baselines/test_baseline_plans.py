@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sparcl import planning
+from sparcl.costs import planning
 
 BASELINES = {
     "static": {}, "magnitude": {}, "gmp": {"gmp.interval": 3}, "snip": {}, "set": {"set.interval": 3},

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baselines.rigl import RigL, drop_fraction
-from sparcl import planning, trainer
+from sparcl import trainer
+from sparcl.components import Clock
+from sparcl.costs import planning
 from sparcl.masks import allocate, keep_count
-from sparcl.policies import Clock
 
 
 def test_the_cosine_by_hand() -> None:

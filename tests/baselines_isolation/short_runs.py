@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sparcl import cell, checkpoint
+from sparcl import cell
+from sparcl.running import checkpoint
 from sparcl.trainer import Run, evaluation_mode, train
 
 

@@ -13,10 +13,11 @@ from short_runs import assert_same_run, assert_same_snapshot, complete, killed_a
 from baselines import isolation
 from baselines.lps import LPS, project_share, project_weights
 from baselines.packnet import PackNet
-from sparcl import cell, ledger, methods, models, planning, streams
+from sparcl import cell, methods, models, streams
+from sparcl.components import Clock
+from sparcl.costs import ledger, planning
 from sparcl.errors import UserError
 from sparcl.masks import MaskSet
-from sparcl.policies import Clock
 from sparcl.trainer import Run, evaluate
 
 METHODS = ("packnet", "lps")

@@ -11,7 +11,8 @@ from short_runs import assert_same_run, assert_same_snapshot, complete, killed_a
 from torch import nn
 
 from baselines import lightcl
-from sparcl import cell, ledger, methods, models, planning, streams, trainer
+from sparcl import cell, methods, models, streams, trainer
+from sparcl.costs import ledger, planning
 from sparcl.errors import UserError
 from sparcl.masks import keep_count
 from sparcl.trainer import Run, evaluate

@@ -11,7 +11,8 @@ from short_runs import assert_same_run, assert_same_snapshot, complete, killed_a
 from torch import nn
 
 from baselines import lwta
-from sparcl import footprint, ledger, methods, models, planning
+from sparcl import methods, models
+from sparcl.costs import footprint, ledger, planning
 from sparcl.errors import UserError
 from sparcl.trainer import Run, backward, batches, evaluate, evaluation_mode
 

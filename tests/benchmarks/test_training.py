@@ -12,7 +12,10 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from sparcl import cell, environment, ledger, masks, models, streams, tdm, trainer
+from sparcl import cell, masks, models, streams, trainer
+from sparcl.components import tdm
+from sparcl.costs import ledger
+from sparcl.running import environment
 from sparcl.streams import augment
 
 METHODS = ["derpp", "static-derpp", "gmp-derpp", "snip-derpp", "set-derpp", "rigl-derpp", "tdm-derpp", "sparcl-derpp"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sparcl import cell, methods, planning, published
+from sparcl import cell, methods
+from sparcl.costs import planning, published
 
 DENSE = ("ewc", "lwf", "agem", "icarl", "fdr", "er", "derpp")
 FIGURES = [f for f in published.select(metric="training_flops", table="table1") if f.method in DENSE and not f.sparsity]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sparcl import cell, identity, matrix
+from sparcl import cell, matrix
+from sparcl.running import identity
 
 SOURCE = "class Rule:\n    rate = 1\n\n    def step(self):\n        return self.rate\n"
 

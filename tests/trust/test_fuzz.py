@@ -27,8 +27,9 @@ import torch
 from forked import call, guard
 
 from analysis import frames
-from sparcl import cell, checkpoint, cli, matrix, record, runner, streams, trainer
+from sparcl import cell, cli, matrix, streams, trainer
 from sparcl.errors import UserError
+from sparcl.running import checkpoint, record, runner
 from sparcl.streams import cache
 
 COUNT = 10_000

@@ -14,7 +14,8 @@ import psutil
 import pytest
 from forked import call
 
-from sparcl import cell, runner
+from sparcl import cell
+from sparcl.running import runner
 
 MIB = 1 << 20
 METHODS = ("sparcl-derpp", "rigl-er", "finetune", "packnet", "snip-derpp")

@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 from forked import PACKAGE, call, outcome, start, watch
 
-from sparcl import atomic, cell, checkpoint, cli, methods, record, runner, trainer
+from sparcl import cell, cli, methods, trainer
+from sparcl.files import atomic
+from sparcl.running import checkpoint, record, runner
 
 OFTEN = ("er", "derpp", "sparcl-er", "sparcl-derpp", "rigl-derpp", "rigl-erk-derpp")
 WRITERS = tuple(f"{PACKAGE}/{name}" for name in ("atomic.py", "checkpoint.py", "runner.py", "record.py"))

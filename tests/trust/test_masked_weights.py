@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from sparcl import cell, methods, record, runner, trainer
+from sparcl import cell, methods, trainer
+from sparcl.running import record, runner
 
 CASES = [
     ("sparcl-derpp", {"protocol.weight_decay": 0.1}),

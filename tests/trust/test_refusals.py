@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from sparcl import atomic, cell, checkpoint, cli, record, runner, trainer
+from sparcl import cell, cli, trainer
 from sparcl.errors import RunError, UserError
+from sparcl.files import atomic
+from sparcl.running import checkpoint, record, runner
 
 
 @pytest.fixture(scope="module")

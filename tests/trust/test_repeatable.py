@@ -17,7 +17,8 @@ import torch
 from forked import call
 from PIL import Image
 
-from sparcl import cell, checkpoint, memory, record, runner, streams, trainer
+from sparcl import cell, memory, streams, trainer
+from sparcl.running import checkpoint, record, runner
 from sparcl.streams import augment
 
 TOP = Path(__file__).resolve().parents[2]

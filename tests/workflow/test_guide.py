@@ -21,7 +21,7 @@ GALLERY = documents.TOP / "docs/gallery.md"
 def test_the_guide_leads_to_a_new_row(tmp_path: Path) -> None:
     folder = documents.checkout(tmp_path / "checkout")
     printed = dict(documents.execute(GUIDE, folder))  # of a command that stands twice, the second time
-    assert re.search(r"cells to run: 2\b", printed["make tables CONFIG=workflow/config/smoke.yaml"])
+    assert re.search(r"cells to run: 2\b", printed["make tables CONFIG=config/smoke.yaml"])
     assert "passed" in printed["python -m pytest tests/test_contract.py -k wander"]
     plan = json.loads((folder / "results/smoke/plan.json").read_text(encoding="utf-8"))
     ran = [entry["path"] for entry in plan["cells"] if (folder / "results/smoke/runs" / entry["path"]).is_dir()]

@@ -12,10 +12,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparcl import cell, cli, matrix, strict_yaml
+from sparcl import cell, cli, matrix
 from sparcl.errors import UserError
+from sparcl.files import strict_yaml
 
-CONFIGS = sorted((Path(__file__).parents[2] / "workflow/config").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[2] / "config").glob("*.yaml"))
 SMALL = {
     "name": "small",
     "title": "Small",

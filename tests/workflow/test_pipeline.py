@@ -15,7 +15,7 @@ import psutil
 import pytest
 import yaml
 
-from sparcl import record
+from sparcl.running import record
 
 pytestmark = pytest.mark.pipeline
 
@@ -37,12 +37,12 @@ BASELINE = '''
 """A baseline of the test's own."""
 from typing import ClassVar
 from sparcl.methods import policy
-from sparcl.static import Static
+from sparcl.policies.static import Static
 
 @policy("halves", "Halves")
 class Halves(Static):
     """A static mask under another name."""
-    modules: ClassVar = ("sparcl.static",)
+    modules: ClassVar = ("sparcl.policies.static",)
 '''
 
 
@@ -140,7 +140,7 @@ def test_refused_record_is_told_in_one_line_and_old_results_stay(checkout, confi
 
 
 def test_comments_and_touched_files_run_nothing(checkout, config: str) -> None:
-    source = checkout.folder / "sparcl/tdm.py"
+    source = checkout.folder / "sparcl/policies/tdm.py"
     source.write_text("# A remark.\n" + source.read_text())
     (checkout.folder / "workflow/rules/cells.smk").touch()
     (checkout.folder / "small.yaml").touch()

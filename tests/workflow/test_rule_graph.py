@@ -23,7 +23,7 @@ def drawn(page: str) -> Edges:
 @pytest.fixture(scope="module")
 def rules() -> Edges:
     """Return the edges of ``snakemake --rulegraph``, which runs nothing, without shortcuts."""
-    command = [sys.executable, "-m", "snakemake", "--rulegraph", "--configfile", "workflow/config/smoke.yaml"]
+    command = [sys.executable, "-m", "snakemake", "--rulegraph", "--configfile", "config/smoke.yaml"]
     done = subprocess.run(command, cwd=TOP, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     names = dict(re.findall(r'(\d+)\[label = "(\w+)"', done.stdout))

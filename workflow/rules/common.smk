@@ -10,7 +10,7 @@ from snakemake.exceptions import WorkflowError
 # Without --configfile the default matrix runs. A config file is never merged into it.
 if "groups" not in config:
 
-    configfile: Path(str(workflow.current_basedir)) / "../config/split-digits.yaml"
+    configfile: Path(str(workflow.current_basedir)) / "../../config/split-digits.yaml"
 
 
 SCRIPTS = Path(str(workflow.current_basedir)).parent / "scripts"

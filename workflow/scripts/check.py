@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     from analysis import frames
-    from sparcl import atomic
     from sparcl.errors import RunError, UserError
+    from sparcl.files import atomic
 
     parser = argparse.ArgumentParser(description="Check the run records of a plan.")
     parser.add_argument("--plan", required=True, type=Path, help="plan.json; records lie in runs/ beside it")

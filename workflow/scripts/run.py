@@ -27,7 +27,7 @@ REFUSED = STATE / "refused"
 def main(argv: list[str] | None = None) -> int:
     """Run one target; return the exit status."""
     parser = argparse.ArgumentParser(description="Run a matrix and make its tables, figures and report.")
-    parser.add_argument("--config", default="workflow/config/split-digits.yaml", help="matrix config")
+    parser.add_argument("--config", default="config/split-digits.yaml", help="matrix config")
     parser.add_argument("--cores", default="all", help="cells at a time, a number or 'all'")
     parser.add_argument("target", choices=("all", "cells", "tables", "figures", "report", "tune"))
     options, further = parser.parse_known_args(argv)
@@ -90,7 +90,7 @@ def _run(options: argparse.Namespace, further: list[str]) -> int:
 
 
 def _is_search(config: str) -> bool:
-    from sparcl import strict_yaml
+    from sparcl.files import strict_yaml
 
     return bool(strict_yaml.load(config).get("stream_options", {}).get("validation"))
 

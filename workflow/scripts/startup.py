@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sparcl import atomic
+from sparcl.files import atomic
 
 THREADS = ("OMP", "GOTO", "OPENBLAS", "MKL")
 
