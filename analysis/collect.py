@@ -23,7 +23,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from analysis.plan import CellEntry, Method, Plan
 from analysis.provenance import Facts
@@ -42,8 +42,10 @@ COLUMNS = (
 )  # fmt: skip
 NOTHING = "," * COLUMNS[COLUMNS.index("quantity") :].index("value")
 """The end of a row that holds no number."""
-ACCURACIES = ("class_il", "task_il")
-UPDATE = ("density", "gradient_density", "pruned", "grown", "churn")
+ACCURACIES: tuple[Literal["class_il", "task_il"], ...] = ("class_il", "task_il")
+UPDATE: tuple[Literal["density", "gradient_density", "pruned", "grown", "churn"], ...] = (
+    "density", "gradient_density", "pruned", "grown", "churn",
+)  # fmt: skip
 TIMES = ("wall_seconds", "train_seconds", "evaluation_seconds", "peak_rss_bytes", "resumed", "threads")
 
 
@@ -131,7 +133,8 @@ def _read(plan: Plan, file: Path, entry: CellEntry, facts: Facts) -> Record:
         )
     tasks, accuracy = plan.stream["tasks"], record["results"]["accuracy"]
     for kind in ACCURACIES:
-        if any(len(row) != tasks for row in (accuracy[kind], *accuracy[kind], accuracy["untrained"][kind])):
+        lengths = {len(accuracy[kind]), len(accuracy["untrained"][kind]), *map(len, accuracy[kind])}
+        if lengths != {tasks}:
             raise UserError(f"{file}: results.accuracy.{kind}: expected {tasks} rows of {tasks} tasks, as in the plan")
     facts.add(entry["path"], file, record)
     return record
@@ -192,8 +195,8 @@ def numbers(record: Record, entry: CellEntry, method: Method) -> Iterator[str]:
         for task, values in enumerate(accuracy[kind]):
             yield from (row(quantity, value, task, on=k) for k, value in enumerate(values) if value is not None)
     for line, kinds in executed["lines"].items():
-        for kind, value in kinds.items():
-            yield row("flops", value, line=_quoted(line), kind=_quoted(kind))
+        for name, value in kinds.items():
+            yield row("flops", value, line=_quoted(line), kind=_quoted(name))
     for name, value in executed["layers"].items():
         yield row("flops_layer", value, layer=_quoted(name))
     for name, layer in layers.items():
@@ -203,7 +206,7 @@ def numbers(record: Record, entry: CellEntry, method: Method) -> Iterator[str]:
         yield row("layer_learning", layer["learning"], layer=quoted)
     for update in masks["history"]:
         for name in UPDATE:
-            yield row(f"mask_{name}", update[name], update["task"], update["epoch"], update["step"])  # type: ignore[literal-required]
+            yield row(f"mask_{name}", update[name], update["task"], update["epoch"], update["step"])
     for task, removals in enumerate(results["data"]["removed"]):
         for removal in removals:
             yield row("removed", removal["removed"], task, removal["epoch"])

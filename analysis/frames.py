@@ -128,13 +128,15 @@ def read(plan_path: str | Path, table: str | Path) -> Results:
 
 def _read_table(table: Path) -> pd.DataFrame:
     """Read ``results.csv.gz``; its identification columns are left out, the plan has them."""
-    types: Any = dict.fromkeys(TEXTS, "category") | dict.fromkeys((*PLACES, "value"), "float64")
+    types: Any = dict.fromkeys(TEXTS, "category") | dict.fromkeys(PLACES, "float64") | {"value": str}
     try:
         with table.open("rb") as file:
-            return pd.read_csv(
-                file, compression="gzip", usecols=list(types), dtype=types, float_precision="round_trip",
-                keep_default_na=False, na_values={name: [""] for name in types},
+            rows = pd.read_csv(
+                file, compression="gzip", usecols=list(types), dtype=types, keep_default_na=False,
+                na_values={name: [""] for name in types},
             )  # fmt: skip
+        rows["value"] = rows["value"].astype("float64")  # to the last bit, whichever parser pandas has
+        return rows
     except FileNotFoundError:
         raise UserError(f"{table}: no such file; 'python -m analysis collect' makes it from run records") from None
     except (OSError, EOFError, ValueError, zlib.error) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, cast
 
 from sparcl.errors import UserError, one_line
 from sparcl.files import typed_json
@@ -147,11 +147,12 @@ def read(path: str | Path) -> Plan:
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         found = data.get("schema") if isinstance(data, dict) else type(data).__name__
         raise UserError(f"{path}: expected a plan with schema '{SCHEMA}', found {one_line(repr(found), 60)}")
-    problem = typed_json.problem(data, Document, closed=False) or _problem(data)
+    document = cast(Document, data)
+    problem = typed_json.problem(data, Document, closed=False) or _problem(document)
     if problem:
         raise UserError(f"{path}: {problem}")
     return Plan(
-        path, data, data["name"], data["title"] or data["name"], data["description"], data["reference"] or "",
+        path, document, data["name"], data["title"] or data["name"], data["description"], data["reference"] or "",
         data["config"], data["stream"], data["methods"], tuple(data["cells"]),
     )  # fmt: skip
 

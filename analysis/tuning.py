@@ -20,7 +20,7 @@ import yaml
 
 from analysis import statistics
 from analysis.frames import DONE, Results
-from analysis.plan import Config, shown
+from analysis.plan import Config, Group, shown
 from analysis.statistics import Summary
 from analysis.typeset import Column, Measure, Row, Table
 from sparcl.errors import UserError, one_line
@@ -136,18 +136,21 @@ def _rows(frame: pd.DataFrame) -> list[Any]:
 
 def _swept(config: Config, groups: Sequence[str], method: str) -> set[str]:
     """Parameters that the groups of a cell sweep."""
-    entries = [config.get("groups", {}).get(group, {}) for group in groups]
-    own = [(entry.get("grid") or {}).get(method, {}).get("set") or entry.get("set") or {} for entry in entries]
-    return {key for swept in own for key in swept}
+    found: set[str] = set()
+    for group in groups:
+        entry = config.get("groups", {}).get(group, Group())
+        grid = entry.get("grid", {}).get(method)
+        found |= set(grid["set"] if grid else entry.get("set", {}))
+    return found
 
 
 def _grid_source(config: Config, rows: pd.DataFrame) -> str:
     found: dict[str, None] = {}
     for row in _rows(rows):
         for group in row.groups:
-            entry = config["groups"].get(group, {})
-            if entry.get("grid"):
-                found[entry["grid"][row.method]["source"]] = None
+            entry = config["groups"].get(group, Group())
+            if grid := entry.get("grid"):
+                found[grid[row.method]["source"]] = None
             elif entry.get("set"):
                 found["the config"] = None
     return "; ".join(found)

@@ -156,8 +156,10 @@ def _line(ax: Axes, line: Sequence[Configuration], axis: str, metric: str, label
         return
     for at, c in zip(x, line, strict=True):
         values = list(c.seeds(metric).values())
-        dots = {"linestyle": "none", "marker": ".", "markersize": 3, "alpha": 0.6, "zorder": 3}
-        ax.plot([at] * len(values), values, color=marks["color"], **dots)
+        ax.plot(
+            [at] * len(values), values, color=marks["color"], linestyle="none", marker=".", markersize=3, alpha=0.6,
+            zorder=3,
+        )  # fmt: skip
 
 
 def _listed(
