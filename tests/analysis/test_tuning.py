@@ -93,11 +93,11 @@ def run(plan: Path, status: int = 0) -> dict[str, Any]:
 
 def point(plan: Path, alpha: float, beta: float, seed: int = 0, buffer: int = 20) -> Path:
     """Return the folder of a DER++ cell."""
-    for entry in read(plan)["cells"]:
-        params = entry["cell"]["params"]
-        found = (entry["cell"]["buffer"], entry["cell"]["seed"], params.get("derpp.alpha"), params.get("derpp.beta"))
+    for item in read(plan)["cells"]:
+        params = item["cell"]["params"]
+        found = (item["cell"]["buffer"], item["cell"]["seed"], params.get("derpp.alpha"), params.get("derpp.beta"))
         if found == (buffer, seed, alpha, beta):
-            return plan.parent / "runs" / entry["path"]
+            return plan.parent / "runs" / item["path"]
     raise AssertionError
 
 
