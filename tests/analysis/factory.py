@@ -48,6 +48,7 @@ BUNDLES = {
 }  # fmt: skip
 STRENGTH = {"sparcl": 3.0, "rigl": 2.0, "rigl-erk": 2.5, "set": 1.5, "gmp": 1.0, "tdm": 1.8, "tdm-ddr": 2.0,
             "tdm-dgm": 2.2, "fixed-ddr-dgm": -0.5, "static": -1.0, "fixed": -0.5}  # fmt: skip
+BASELINES = ("static", "magnitude", "gmp", "snip", "set", "rigl", "rigl-erk")
 SWEEPS = {"ddr-proportion": ["ddr.proportion"], "ddr-cutoff": ["ddr.cutoff"], "dgm-sparsity": ["dgm.sparsity"]}
 """Sweeps of the default plan: group to parameters."""
 TASKS, CLASSES, TRAIN, TEST = 5, 10, 1437, 360
@@ -151,7 +152,9 @@ def plan(entries: Iterable[Mapping[str, Any]], reference: str = "sparcl-derpp", 
     }  # fmt: skip
 
 
-def default_plan(seeds: int = 5, buffers: Iterable[int] = (20, 50), more: bool = True) -> dict:
+def default_plan(
+    seeds: int = 5, buffers: Iterable[int] = (20, 50), more: bool = True, baselines: Iterable[str] = BASELINES
+) -> dict:
     """The shape of the default matrix: bounds, learners, SparCL, baselines, ablation and sweeps."""
     buffers, entries = tuple(buffers), []
 
@@ -172,8 +175,7 @@ def default_plan(seeds: int = 5, buffers: Iterable[int] = (20, 50), more: bool =
         add("isolation", ["packnet"], (0,), (0.5,))
     for learner in ("er", "derpp"):
         add("sparcl", [f"sparcl-{learner}"], buffers, levels)
-        names = ("static", "magnitude", "gmp", "snip", "set", "rigl", "rigl-erk")
-        add("baselines", [f"{name}-{learner}" for name in names], buffers, levels)
+        add("baselines", [f"{name}-{learner}" for name in baselines], buffers, levels)
     last = buffers[-1:]
     add("ablation", ["derpp", "ddr-derpp", "dgm-derpp"], last)
     names = ("fixed", "fixed-ddr-dgm", "tdm", "tdm-ddr", "tdm-dgm", "sparcl")

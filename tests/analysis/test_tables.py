@@ -168,7 +168,7 @@ def test_missing_cells_are_under_their_tables(tmp_path):
 
 def test_single_seed_has_no_tests(tmp_path):
     plan = factory.default_plan(seeds=1, buffers=(50,), more=False)
-    table = build(factory.collected(factory.write(tmp_path, plan)))["sparse_baselines"]
+    table = factory.table(factory.collected(factory.write(tmp_path, plan)), "sparse_baselines")
     rows = factory.rows(table)
     assert all(row["class_il_p"] == "" and row["class_il_sd"] == "" for row in rows)
     for sparsity in ("0.75", "0.9", "0.95"):
@@ -314,8 +314,8 @@ def test_tables_do_not_depend_on_the_order_of_the_plan(tmp_path):
     plan = factory.default_plan(seeds=2, buffers=(50,), more=False)
     shuffled = json.loads(json.dumps(plan))
     np.random.default_rng(0).shuffle(shuffled["cells"])
-    a = build(factory.collected(factory.write(tmp_path / "a", plan)))["sparse_baselines"]
-    b = build(factory.collected(factory.write(tmp_path / "b", shuffled)))["sparse_baselines"]
+    a = factory.table(factory.collected(factory.write(tmp_path / "a", plan)), "sparse_baselines")
+    b = factory.table(factory.collected(factory.write(tmp_path / "b", shuffled)), "sparse_baselines")
 
     def key(row):
         return row["configuration"]
