@@ -222,16 +222,20 @@ def _groups(text: str, name: str) -> dict[str, Any]:
 
 def _group(draft: Draft, groups: dict[str, Any]) -> str:
     """Return the line that adds a method to a matrix: learners, buffers, sparsities as in its largest sparse group."""
-    learners, buffers, sparsities, most = ["derpp"], [50], [0.9], 0
+    learners: list[str] = ["derpp"]
+    buffers: list[Any] = [50]
+    sparsities: list[Any] = [0.9]
+    most = 0
     for entry in groups.values():
-        lists = [entry.get(key) if isinstance(entry, dict) else None for key in ("methods", "buffers", "sparsities")]
-        if not all(isinstance(values, list) and values for values in lists) or entry.get("grid"):
+        named, held, levels = (
+            entry.get(key, []) if isinstance(entry, dict) else [] for key in ("methods", "buffers", "sparsities")
+        )
+        if not all(isinstance(values, list) and values for values in (named, held, levels)) or entry.get("grid"):
             continue
-        size = len(lists[1]) * len(lists[2])
-        own = [str(name).rpartition("-")[2] for name in lists[0] if "-" in str(name)]
+        own = [str(name).rpartition("-")[2] for name in named if "-" in str(name)]
         found = [learner for learner in dict.fromkeys(own) if learner in methods.learners()]
-        if size > most and found:
-            learners, buffers, sparsities, most = found, lists[1], lists[2], size
+        if len(held) * len(levels) > most and found:
+            learners, buffers, sparsities, most = found, held, levels, len(held) * len(levels)
     listed = ", ".join(f"{draft.name}-{learner}" for learner in learners)
     line = f"{draft.name}: {{methods: [{listed}], buffers: {_flow(buffers)}"
     return f"{line}, sparsities: {_flow(sparsities)}}}" if draft.kind == "sparsity" else f"{line}}}"

@@ -1,7 +1,7 @@
-"""The run record: one JSON file per cell, written once, atomically, with a schema and a checksum.
+"""The run record: what only the run of a cell can know, one JSON file, written once and atomically, with a checksum.
 
-Imports neither torch nor anything that does, so that the analysis can read records quickly. The schema is
-``sparcl/data/record.schema.json``; ``docs/records.md`` explains every key.
+The types below say what a record holds; ``sparcl/data/record.schema.json`` says the same with limits, for other
+programs, and ``docs/records.md`` explains every key and its unit. Imports neither torch nor anything that does.
 """
 
 from __future__ import annotations
@@ -9,17 +9,147 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict, cast
 
 from sparcl.errors import UserError, one_line
-from sparcl.files import atomic
+from sparcl.files import atomic, typed_json
 
-SCHEMA = "sparcl-record/1"
+SCHEMA = "sparcl-record/2"
+FILE = "record.json"
 LARGEST = 64 * 2**20
 """Bytes; a larger file is no record of this suite."""
+
+Matrix = list[list[float | None]]
+
+
+class Untrained(TypedDict):
+    class_il: list[float | None]
+    task_il: list[float | None]
+
+
+class Accuracy(TypedDict):
+    """Percent; row t after training task t, column k on task k; None where nothing was evaluated."""
+
+    class_il: Matrix
+    task_il: Matrix
+    untrained: Untrained
+
+
+class Executed(TypedDict):
+    """FLOPs, one multiply-add being 2."""
+
+    training: int
+    evaluation: int
+    lines: dict[str, dict[str, int]]
+    layers: dict[str, int]
+
+
+class MaskedLayer(TypedDict):
+    """Weights of a layer: all, those that are not zero, those that receive a gradient."""
+
+    size: int
+    weights: int
+    learning: int
+
+
+class MaskUpdate(TypedDict):
+    """Densities are fractions of all maskable weights; ``churn`` is pruned / maskable weights."""
+
+    task: int
+    epoch: int
+    step: int
+    density: float
+    gradient_density: float
+    pruned: int
+    grown: int
+    churn: float
+
+
+class Masks(TypedDict):
+    layers: dict[str, MaskedLayer]
+    history: list[MaskUpdate]
+
+
+class Removal(TypedDict):
+    epoch: int
+    removed: int
+    remaining: int
+
+
+class Data(TypedDict):
+    """Per task: samples removed, and images presented."""
+
+    removed: list[list[Removal]]
+    presented: list[int]
+
+
+class HeldBytes(TypedDict):
+    """Bytes at the end of the run: of the replay memory; of optimizer, learner and policies."""
+
+    memory: int
+    state: int
+
+
+class Results(TypedDict):
+    accuracy: Accuracy
+    executed: Executed
+    masks: Masks
+    data: Data
+    losses: list[list[float]]
+    held_bytes: HeldBytes
+
+
+class Place(TypedDict):
+    task: int
+    epoch: int
+    step: int
+
+
+class Provenance(TypedDict):
+    code: str
+    data: str
+    versions: dict[str, str]
+
+
+class Hardware(TypedDict):
+    cpu: str
+    cores: int
+    gpu: str | None
+
+
+class Git(TypedDict):
+    revision: str | None
+    dirty: bool | None
+
+
+class Measured(TypedDict):
+    """What may differ between two runs of one cell."""
+
+    started: str
+    wall_seconds: float
+    train_seconds: float
+    evaluation_seconds: float
+    peak_rss_bytes: int
+    resumed: int
+    threads: int
+    hardware: Hardware
+    git: Git
+
+
+class Record(TypedDict):
+    """Everything; ``diverged`` says where the loss was not finite, and is None for a run that is done."""
+
+    schema: Literal["sparcl-record/2"]
+    identity: str
+    cell: dict[str, Any]
+    status: Literal["done", "diverged"]
+    diverged: Place | None
+    results: Results
+    provenance: Provenance
+    measured: Measured
+    checksum: str
 
 
 def canonical(value: Any) -> str:
@@ -37,31 +167,24 @@ def reproducible(record: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in record.items() if k not in ("measured", "checksum")}
 
 
-def write(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+def write(path: Path, record: Mapping[str, Any]) -> Record:
     """Check ``record`` against the schema, add its checksum, write it atomically, and return it as written."""
     complete = {**record, "checksum": checksum(record)}
-    problem = _problem(complete)
+    problem = schema_problem(complete) or typed_json.problem(complete, Record)
     if problem:
         raise ValueError(f"record does not fit its schema: {problem}")
     atomic.write_text(path, json.dumps(complete, indent=1, sort_keys=True, allow_nan=False) + "\n")
-    return complete
+    return cast(Record, complete)
 
 
-def read(path: str | Path) -> dict[str, Any]:
-    """Read and check a record.
+def read(path: str | Path) -> Record:
+    """Read a record and check its checksum and its types.
 
     Raises:
-        UserError: not readable, no JSON, another schema, values that do not fit it, or a checksum that does not match.
+        UserError: not readable, no JSON, another schema, a checksum that does not match, values of other types.
     """
     path = Path(path)
-    try:
-        if path.stat().st_size > LARGEST or not path.is_file():
-            raise UserError(f"{path}: expected a run record, a file of at most {LARGEST >> 20} MiB")
-        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_twins)
-    except OSError as error:
-        raise UserError(f"{path}: run record cannot be read ({error.strerror or error})") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: run record is damaged, expected JSON ({one_line(error, 120)})") from error
+    data = typed_json.read(path, "run record", LARGEST)
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         found = data.get("schema") if isinstance(data, dict) else type(data).__name__
         raise UserError(f"{path}: expected a run record with schema '{SCHEMA}', found {one_line(repr(found), 60)}")
@@ -71,25 +194,12 @@ def read(path: str | Path) -> dict[str, Any]:
         matches = False
     if not matches:
         raise UserError(f"{path}: run record was changed after it was written (its checksum does not match)")
-    problem = _problem(data)
+    problem = typed_json.problem(data, Record)
+    if problem is None and (data["status"] == "diverged") != (data["diverged"] is not None):
+        problem = f"diverged: expected a place for a diverged run alone, status is '{data['status']}'"
     if problem:
         raise UserError(f"{path}: run record does not fit its schema: {problem}")
-    return data
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in result:
-            raise ValueError(f"key {one_line(key, 40)!r} stands twice")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{one_line(key, 40)!r} is no finite number")
-        result[key] = value
-    return result
+    return cast(Record, data)
 
 
 @functools.cache
@@ -100,12 +210,11 @@ def _validator() -> Any:
     return jsonschema.Draft202012Validator(schema)
 
 
-def _problem(record: Mapping[str, Any]) -> str | None:
+def schema_problem(record: Mapping[str, Any]) -> str | None:
+    """Say in one line where ``record`` does not fit the JSON schema; None where it does."""
     import jsonschema
 
     error = jsonschema.exceptions.best_match(_validator().iter_errors(record))
-    return (
-        None
-        if error is None
-        else one_line(f"{'.'.join(map(str, error.absolute_path)) or 'record'}: {error.message}", 200)
-    )
+    if error is None:
+        return None
+    return one_line(f"{'.'.join(map(str, error.absolute_path)) or 'record'}: {error.message}", 200)
