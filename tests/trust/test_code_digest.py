@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sparcl import cell, matrix
+from sparcl import matrix, resolve
 from sparcl.running import identity
 
 SOURCE = "class Rule:\n    rate = 1\n\n    def step(self):\n        return self.rate\n"
@@ -60,7 +60,9 @@ def images(tmp_path: Path) -> Path:
 
 
 def of_folder(top: Path) -> str:
-    return identity.identity(cell.make("folder", "finetune", stream_options={"path": str(top), "tasks": 2, "size": 8}))
+    return identity.identity(
+        resolve.make("folder", "finetune", stream_options={"path": str(top), "tasks": 2, "size": 8})
+    )
 
 
 def test_a_folder_whose_images_change_makes_another_identity(images: Path) -> None:
@@ -87,5 +89,5 @@ def test_a_plan_marks_a_folder_once(images: Path, monkeypatch: pytest.MonkeyPatc
     plan = matrix.from_dict(config).plan()
     assert len(asked) == 1
     assert [entry["identity"] for entry in plan["cells"]] == [
-        identity.identity(cell.from_dict(entry["cell"])) for entry in plan["cells"]
+        identity.identity(resolve.from_dict(entry["cell"])) for entry in plan["cells"]
     ]

@@ -27,7 +27,7 @@ import torch
 from forked import call, guard
 
 from analysis import frames
-from sparcl import cell, cli, matrix, streams, trainer
+from sparcl import cell, cli, matrix, resolve, streams, trainer
 from sparcl.errors import UserError
 from sparcl.running import checkpoint, record, runner
 from sparcl.streams import cache
@@ -206,7 +206,7 @@ def test_the_reader_of_search_results(tmp_path: Path) -> None:
         target = tmp_path / str(next(numbers))  # what a name held is remembered
         target.write_text(text, encoding="utf-8", errors="surrogatepass")
         try:
-            cell.make("split-digits", "derpp", 0.0, 20, hyperparameters=target)
+            resolve.make("split-digits", "derpp", 0.0, 20, hyperparameters=target)
         finally:
             target.unlink()
         return True
