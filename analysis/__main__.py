@@ -1,10 +1,9 @@
-"""``python -m analysis {all,tables,figures,report,tune} --plan PLAN --out OUT``: from run records to what people read.
+"""``python -m analysis {collect,table,figure,report,tune}``: from run records to what people read.
 
-``all`` writes ``tables/``, ``figures/``, ``report.html`` and ``provenance.json`` into OUT; ``tables`` and
-``figures`` write their files into OUT itself; ``report`` writes the file OUT (or ``report.html`` in a folder
-OUT) and ``provenance.json`` beside it; ``tune`` writes what a hyper-parameter search chooses (``tuned.yaml``,
-``tuning.csv``, ``tuning.md``) into OUT. Exit status 2 for bad input: a damaged, foreign or stale record, an
-unknown name.
+``collect`` reads the records beside a plan into one table, ``results.csv.gz``, with ``provenance.json``; the others
+read that table and the plan. ``table`` and ``figure`` make those that are named, or all that the plan has; ``report``
+puts their files into one page; ``tune`` writes what a hyper-parameter search chooses. Exit status 2 for bad input: a
+damaged, foreign or stale record, an unknown name.
 """
 
 from __future__ import annotations
@@ -12,43 +11,45 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analysis import catalog, plan
 from sparcl.errors import RunError, UserError, suggest
 from sparcl.files import atomic
 
 if TYPE_CHECKING:
     from analysis.frames import Results
-    from analysis.scene import Drawing
-
-    Drawings = dict[str, tuple[Drawing, bytes] | None]
-
-TABLE_ENDINGS, FIGURE_ENDINGS = ("csv", "md", "tex"), ("png", "svg", "pdf")
 
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
-        prog="python -m analysis", description="Tables, figures and a report from run records."
+        prog="python -m analysis", description="One tidy table of run records; tables, figures and a report from it."
     )
-    commands = top.add_subparsers(dest="command", required=True, metavar="{all,tables,figures,report,tune}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="{collect,table,figure,report,tune}")
     for name, text in {
-        "all": "everything: tables/, figures/, report.html and provenance.json",
-        "tables": "every table as CSV, Markdown and LaTeX",
-        "figures": "every figure as PNG, SVG and PDF",
-        "report": "one self-contained HTML file",
+        "collect": "results.csv.gz and provenance.json from all records of a plan",
+        "table": "tables as CSV, Markdown, LaTeX and HTML",
+        "figure": "figures as PNG, SVG and PDF, each with its caption as JSON",
+        "report": "one self-contained HTML file with the tables and figures that were made",
         "tune": "what a hyper-parameter search chooses, and all that it compared",
     }.items():
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        if name in ("table", "figure"):
+            command.add_argument(
+                "names", nargs="*", metavar="NAME", help="which ones (default: all of the plan)"
+            )
         command.add_argument("--plan", required=True, type=Path, help="plan.json; records lie in runs/ beside it")
+        if name != "collect":
+            command.add_argument("--results", type=Path, help="folder of results.csv.gz (default: the plan's)")
         command.add_argument("--out", required=True, type=Path, help="folder to write to (report: the file)")
-        if name in ("tables", "figures"):
-            command.add_argument("--only", action="append", metavar="NAME", help="only this one; may be repeated")
-        command.add_argument(
-            "--allow-missing", action=argparse.BooleanOptionalAction, default=True,
-            help="go on when planned cells have no record, and list them (default)",
-        )  # fmt: skip
+        if name in ("collect", "tune"):
+            command.add_argument(
+                "--allow-missing", action=argparse.BooleanOptionalAction, default=True,
+                help="go on when planned cells have no record, and list them (default)",
+            )  # fmt: skip
     return top
 
 
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = parser().parse_args(arguments)
     try:
-        for path in run(options):
+        for path in COMMANDS[options.command](options):
             print(path)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -67,131 +68,103 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run(options: argparse.Namespace) -> list[Path]:
-    """Do what the options say; returns the files written."""
-    from analysis import frames
+def collect(options: argparse.Namespace) -> Iterator[Path]:
+    from analysis import collect
 
-    results = frames.collect(options.plan)
-    for path in results.foreign:
+    facts = collect.collect(plan.read(options.plan), options.out, options.allow_missing)
+    cells = facts["cells"]
+    for path in cells["not_of_this_plan"]:
         print(f"warning: runs/{path}: not of this plan, left out", file=sys.stderr)
-    absent = frames.missing_lines(results.frame)
-    if absent and not options.allow_missing:
-        more = f" (and {len(absent) - 1} more configurations)" if len(absent) > 1 else ""
-        raise UserError(f"{options.plan}: cells are missing: {absent[0]}{more}")
-    if absent:
-        print(f"warning: {len(results.missing)} of {len(results.frame)} cells are missing", file=sys.stderr)
-    out = options.out
-    if options.command == "tune":
-        return write_choice(results, out)
-    if options.command == "tables":
-        return write_tables(results, out, options.only)
-    if options.command == "figures":
-        return write_figures(results, out, options.only)[0]
-    if options.command == "report":
-        file = out / "report.html" if out.is_dir() or not out.suffix else out
-        return write_report(results, file)
-    written, drawings = write_figures(results, out / "figures")
-    return [*write_tables(results, out / "tables"), *written, *write_report(results, out / "report.html", drawings)]
+    if absent := cells["failed"] + cells["not_run"]:
+        print(f"warning: {absent} of {cells['planned']} cells are missing", file=sys.stderr)
+    if cells["diverged"]:
+        print(f"warning: {cells['diverged']} of {cells['planned']} cells diverged", file=sys.stderr)
+    yield from (options.out / name for name in (collect.TABLE, collect.PROVENANCE))
 
 
-def _chosen(only: Sequence[str] | None, names: Sequence[str], kind: str) -> list[str]:
-    for name in only or ():
-        if name not in names:
-            raise UserError(f"--only {name}: expected a {kind}, one of {', '.join(names)}{suggest(name, names)}")
-    return [name for name in names if not only or name in only]
+def _results(options: argparse.Namespace) -> Results:
+    from analysis import collect, frames
+
+    return frames.read(options.plan, _folder(options) / collect.TABLE)
 
 
-def write_tables(results: Results, folder: Path, only: Sequence[str] | None = None) -> list[Path]:
-    """Write tables as CSV, Markdown and LaTeX, and ``tables.tex`` that inputs them all."""
-    from analysis import tables, typeset
+def _folder(options: argparse.Namespace) -> Path:
+    """Return the folder that holds what was collected."""
+    return options.results or options.plan.parent
 
-    wanted = _chosen(only, tables.NAMES, "table")
-    made = tables.build(results)
-    written = []
+
+def _chosen(wanted: Sequence[str], names: Sequence[str], kind: str) -> Sequence[str]:
     for name in wanted:
-        if name not in made:
-            _remove(folder, name, TABLE_ENDINGS)
-            continue
-        table = made[name]
-        for ending, text in (
-            ("csv", typeset.to_csv(table)), ("md", typeset.to_markdown(table)), ("tex", typeset.to_latex(table)),
-        ):  # fmt: skip
-            written.append(_write(folder / f"{name}.{ending}", text))
-    if not only:
-        written.append(_write(folder / "tables.tex", typeset.latex_document(list(made), list(made.values()))))
-    return written
+        if name not in names:
+            raise UserError(f"{name}: expected a {kind} of this plan, one of {', '.join(names)}{suggest(name, names)}")
+    return wanted or names
 
 
-def write_figures(results: Results, folder: Path, only: Sequence[str] | None = None) -> tuple[list[Path], Drawings]:
-    """Write figures as PNG, SVG and PDF. Also returns name to (drawing, SVG), None where not applicable."""
-    from analysis import figures, style
+def table(options: argparse.Namespace) -> Iterator[Path]:
+    from analysis import typeset
 
-    written: list[Path] = []
-    drawings: Drawings = {}
-    for name in _chosen(only, figures.names(results), "figure"):
-        drawing = figures.draw(results, name)
-        drawings[name] = None
-        if drawing is None:
-            _remove(folder, name, FIGURE_ENDINGS)
-            continue
+    names = _chosen(options.names, catalog.tables(plan.read(options.plan).document), "table")
+    results = _results(options)
+    for name in names:
+        module = import_module(f"analysis.tables.{catalog.module_of(name)}")
+        made = module.table(results, *catalog.group_of(name))
+        for ending, write in typeset.FORMATS.items():
+            path = options.out / f"{name}.{ending}"
+            atomic.write_text(path, write(made))
+            yield path
+
+
+def figure(options: argparse.Namespace) -> Iterator[Path]:
+    names = _chosen(options.names, catalog.figures(plan.read(options.plan).document), "figure")
+    from analysis.figures import scene, style
+
+    shown = scene.Scene(_results(options))
+    for name in names:
+        module = import_module(f"analysis.figures.{catalog.module_of(name)}")
+        with style.context():
+            drawing = module.draw(shown, *catalog.group_of(name)) or scene.nothing(shown, name)
         files = style.encode(drawing.figure)
         style.close(drawing.figure)
-        drawings[name] = (drawing, files["svg"])
-        for ending in FIGURE_ENDINGS:
-            path = folder / f"{name}.{ending}"
-            atomic.write_bytes(path, files[ending])
-            written.append(path)
-    return written, drawings
+        about = {"title": drawing.title, "caption": drawing.caption, "missing": list(drawing.missing)}
+        files["json"] = (json.dumps(about, indent=1, ensure_ascii=False) + "\n").encode()
+        for ending, data in files.items():
+            path = options.out / f"{name}.{ending}"
+            atomic.write_bytes(path, data)
+            yield path
 
 
-def write_report(results: Results, file: Path, drawings: Drawings | None = None) -> list[Path]:
-    """Write the report, and ``provenance.json`` beside it."""
-    from analysis import figures, provenance, report, style, tables
+def report(options: argparse.Namespace) -> Iterator[Path]:
+    from analysis import report
 
-    if drawings is None:
-        drawings = {}
-        for name in figures.names(results):
-            drawing = figures.draw(results, name)
-            drawings[name] = None if drawing is None else (drawing, style.encode(drawing.figure, ("svg",))["svg"])
-            if drawing is not None:
-                style.close(drawing.figure)
-    made = tables.build(results)
-    absent = [name for name, drawing in drawings.items() if drawing is None]
-    absent += [f"table {name}" for name in tables.NAMES if name not in made]
-    facts = provenance.provenance(results)
-    shown = [drawing for drawing in drawings.values() if drawing is not None]
-    html = report.render(results, made, shown, absent, facts)
-    return [
-        _write(file, html),
-        _write(file.with_name("provenance.json"), json.dumps(facts, indent=1, ensure_ascii=False) + "\n"),
-    ]
+    file = options.out / "report.html" if options.out.is_dir() or not options.out.suffix else options.out
+    html, latex = report.render(_results(options), _folder(options))
+    atomic.write_text(file, html)
+    yield file
+    atomic.write_text(_folder(options) / "tables" / "tables.tex", latex)
+    yield _folder(options) / "tables" / "tables.tex"
 
 
-def write_choice(results: Results, folder: Path) -> list[Path]:
-    """Write the hyper-parameters that a search chooses, and a table of all points of its grids."""
-    from analysis import tuning, typeset
+def tune(options: argparse.Namespace) -> Iterator[Path]:
+    from analysis import frames, tuning, typeset
 
+    results = _results(options)
+    absent = frames.missing_lines(results.frame)
+    if absent and not options.allow_missing:
+        raise UserError(f"{options.plan}: cells are missing: {absent[0]}")
     choices = tuning.choose(results)
     made = tuning.table(results, choices)
     for line in tuning.lines_lacking(choices):
         print(f"warning: {line}", file=sys.stderr)
-    return [
-        _write(folder / "tuning.csv", typeset.to_csv(made)),
-        _write(folder / "tuning.md", typeset.to_markdown(made)),
-        _write(folder / "tuned.yaml", tuning.to_yaml(results, choices)),
-    ]
+    for name, text in {
+        "tuning.csv": typeset.to_csv(made),
+        "tuning.md": typeset.to_markdown(made),
+        "tuned.yaml": tuning.to_yaml(results, choices),
+    }.items():
+        atomic.write_text(options.out / name, text)
+        yield options.out / name
 
 
-def _write(path: Path, text: str) -> Path:
-    atomic.write_text(path, text)
-    return path
-
-
-def _remove(folder: Path, name: str, endings: Sequence[str]) -> None:
-    """Remove what an earlier plan left of a table or figure that this plan has no cells for."""
-    for ending in endings:
-        (folder / f"{name}.{ending}").unlink(missing_ok=True)
-
+COMMANDS = {"collect": collect, "table": table, "figure": figure, "report": report, "tune": tune}
 
 if __name__ == "__main__":
     sys.exit(main())

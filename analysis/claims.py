@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from analysis import frames, overall, statistics
+from analysis import frames, rivals, statistics
+from analysis.configurations import Configuration, configurations, dense_of, flops_ratio
 from analysis.frames import Results
-from analysis.statistics import Paired
-from analysis.tables import ALPHA, Configuration, configurations, dense_of, flops_ratio, is_sparse_training
+from analysis.statistics import ALPHA, Paired
 from analysis.typeset import TIMES, difference, fixed, p_value
 
 BY_TASK_IL = {"regularization", "isolation", "sibling", "agem"}
@@ -121,7 +121,7 @@ def _gain(ours: Sequence[Configuration], pool: Sequence[Configuration]) -> Claim
         return None
     top, bottom = max(found, key=lambda c: c.paired.mean), min(found, key=lambda c: c.paired.mean)
     extremes = f" Best case for SparCL: {top.line()}. Worst case: {bottom.line()}." if len(found) > 1 else ""
-    averages = [c for c in _pooled(overall.rivals(pool)) if c.what == overall.DENSE]
+    averages = [c for c in _pooled(rivals.rivals(pool)) if c.what == rivals.DENSE]
     average = f" Averaged over the settings within each seed, {averages[0].line()}." if averages else ""
     return Claim(
         "Up to +1.7 points of accuracy over the dense state of the art.",
@@ -132,22 +132,22 @@ def _gain(ours: Sequence[Configuration], pool: Sequence[Configuration]) -> Claim
 
 
 def _against_baselines(ours: Sequence[Configuration], pool: Sequence[Configuration]) -> Claim | None:
-    rivals = [c for c in pool if c.n and c.sparsity > 0 and is_sparse_training(c) and c.family != "sparcl"]
+    baselines = [c for c in pool if c.n and c.sparsity > 0 and c.is_sparse_training and c.family != "sparcl"]
     pairs = [
         (f"{_where(a)} against {b.label}", a, b)
         for a in ours
-        for b in rivals
-        if (a.stream, a.learner, a.buffer, a.sparsity) == (b.stream, b.learner, b.buffer, b.sparsity)
+        for b in baselines
+        if (a.learner, a.buffer, a.sparsity) == (b.learner, b.buffer, b.sparsity)
     ]
     found = compare_all(pairs, "class_il")
     if not found:
         return None
-    rivals = overall.rivals(pool)
-    settings = {rival.name: f"{rival.below()} of {len(rival.pairs)} settings" for rival in rivals}
+    others = rivals.rivals(pool)
+    settings = {rival.name: f"{rival.below()} of {len(rival.pairs)} settings" for rival in others}
     lines = [
         f"{c.line()}; SparCL's mean is the lower one in {settings[c.what]}"
-        for c in _pooled(rivals)
-        if c.what != overall.DENSE
+        for c in _pooled(others)
+        if c.what != rivals.DENSE
     ]
     return Claim(
         "Better than sparse-training baselines such as RigL and SNIP at the same sparsity.",
@@ -158,11 +158,11 @@ def _against_baselines(ours: Sequence[Configuration], pool: Sequence[Configurati
     )
 
 
-def _pooled(rivals: Sequence[overall.Rival]) -> list[Comparison]:
+def _pooled(found: Sequence[rivals.Rival]) -> list[Comparison]:
     """Class-IL differences averaged over settings within each seed, Holm-corrected over the rivals."""
-    found = [rival.pooled("class_il") for rival in rivals]
-    adjusted = statistics.holm([paired.p for paired in found])
-    return [Comparison(r.name, paired, p) for r, paired, p in zip(rivals, found, adjusted, strict=True) if paired.n]
+    pooled = [rival.pooled("class_il") for rival in found]
+    adjusted = statistics.holm([paired.p for paired in pooled])
+    return [Comparison(r.name, paired, p) for r, paired, p in zip(found, pooled, adjusted, strict=True) if paired.n]
 
 
 def _is_judged_by_task_il(c: Configuration) -> bool:
@@ -170,13 +170,15 @@ def _is_judged_by_task_il(c: Configuration) -> bool:
 
 
 def _beats_finetuning(pool: Sequence[Configuration]) -> Claim | None:
-    bottoms = {c.stream: c for c in pool if c.method == "finetune" and c.n}
-    tested = [c for c in pool if c.n and c.stream in bottoms and c.method not in ("finetune", "joint")]
+    bottom = next((c for c in pool if c.method == "finetune" and c.n), None)
+    if bottom is None:
+        return None
+    tested = [c for c in pool if c.n and c.method not in ("finetune", "joint")]
     found: list[tuple[Configuration, str, Comparison]] = []
     for metric in ("class_il", "task_il"):
         chosen = [c for c in tested if (metric == "task_il") == _is_judged_by_task_il(c)]
         by_name = {_where(c): c for c in chosen}
-        for comparison in compare_all(((name, c, bottoms[c.stream]) for name, c in by_name.items()), metric):
+        for comparison in compare_all(((name, c, bottom) for name, c in by_name.items()), metric):
             found.append((by_name[comparison.what], metric, comparison))
     if not found:
         return None

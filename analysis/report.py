@@ -1,84 +1,93 @@
-"""One self-contained HTML file: claims and answers, provenance, what is missing, all tables and figures."""
+"""One self-contained HTML file: claims and answers, the files of tables and figures, what is missing, provenance."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+import json
+import re
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
-from analysis import frames, typeset
+from analysis import catalog, frames, typeset
 from analysis.claims import claims
+from analysis.collect import PROVENANCE
 from analysis.frames import Results
 from analysis.provenance import lines
-from analysis.scene import Drawing
-from analysis.typeset import Table
+from sparcl.errors import UserError, one_line
 
 FOLDED = ("all_cells", "published")
 """Tables that are folded away in the report because they are long."""
+DOWNLOADS = {"csv": ("CSV", "text/csv"), "md": ("Markdown", "text/markdown"), "tex": ("LaTeX", "application/x-tex")}
 
 
-def render(
-    results: Results,
-    tables: Mapping[str, Table],
-    drawings: Sequence[tuple[Drawing, bytes]],
-    not_applicable: Sequence[str],
-    facts: Mapping[str, Any],
-) -> str:
-    """The report as HTML.
+def render(results: Results, folder: Path) -> tuple[str, str]:
+    """Return the report as HTML, and a LaTeX document that inputs every table.
 
     Args:
-        tables: as :func:`analysis.tables.build` makes them.
-        drawings: figures with their SVG.
-        not_applicable: names of the figures and tables that the plan has no cells for.
-        facts: as :func:`analysis.provenance.provenance` makes them.
+        folder: holds ``provenance.json``, ``tables/`` and ``figures/``.
+
+    Raises:
+        UserError: a table or figure of the plan, or the provenance, is not there.
     """
     import jinja2
-    from markupsafe import Markup
 
+    document = results.plan.document
+    tables = [_table(folder / "tables", name) for name in catalog.tables(document)]
     source = resources.files("analysis").joinpath("report.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    return environment.from_string(source).render(
+    html = environment.from_string(source).render(
         title=results.plan.title,
         name=results.plan.name,
         description=results.plan.description,
         claims=claims(results),
-        facts=lines(dict(facts)),
+        facts=lines(json.loads(_bytes(folder / PROVENANCE))),
         missing=frames.missing_lines(results.frame),
         foreign=results.foreign,
-        not_applicable=not_applicable,
-        tables=[
+        tables=tables,
+        figures=[_figure(folder / "figures", name) for name in catalog.figures(document)],
+    )
+    latex = {name: _bytes(folder / "tables" / f"{name}.tex").decode() for name in catalog.tables(document)}
+    return html, typeset.latex_document(latex)
+
+
+def _bytes(path: Path) -> bytes:
+    """Return a file that another command has made."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        maker = {"tables": f"table {path.stem}", "figures": f"figure {path.stem}"}.get(path.parent.name, "collect")
+        raise UserError(
+            f"{path}: expected the file that 'python -m analysis {maker}' writes ({one_line(error.strerror)})"
+        ) from None
+
+
+def _table(folder: Path, name: str) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    html = _bytes(folder / f"{name}.html").decode()
+    caption = re.search("<caption>(.*?)</caption>", html, re.DOTALL)
+    endings = ["csv"] if name in FOLDED else list(DOWNLOADS)
+    return {
+        "name": name, "title": Markup(caption[1] if caption else name), "html": Markup(html),
+        "folded": name in FOLDED, "rows": html.count("<tr") - 1,
+        "downloads": [
             {
-                "name": name, "title": table.title, "html": Markup(typeset.to_html(table)), "folded": name in FOLDED,
-                "downloads": _downloads(name, table), "rows": len(table.rows),
+                "label": DOWNLOADS[ending][0], "file": f"{name}.{ending}",
+                "href": data_uri(DOWNLOADS[ending][1], _bytes(folder / f"{name}.{ending}")),
             }
-            for name, table in tables.items()
+            for ending in endings
         ],
-        figures=[
-            {
-                "name": d.name, "title": d.title, "caption": d.caption, "missing": d.missing,
-                "source": data_uri("image/svg+xml", svg),
-            }
-            for d, svg in drawings
-        ],
-    )  # fmt: skip
+    }  # fmt: skip
+
+
+def _figure(folder: Path, name: str) -> dict[str, Any]:
+    about = json.loads(_bytes(folder / f"{name}.json"))
+    return about | {"name": name, "source": data_uri("image/svg+xml", _bytes(folder / f"{name}.svg"))}
 
 
 def data_uri(kind: str, data: bytes) -> str:
     """Return a ``data:`` URI of MIME type ``kind``, so that a page holds the file itself."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def _downloads(name: str, table: Table) -> list[dict[str, str]]:
-    files = [("CSV", "csv", "text/csv", typeset.to_csv(table))]
-    if name not in FOLDED:
-        files += [
-            ("Markdown", "md", "text/markdown", typeset.to_markdown(table)),
-            ("LaTeX", "tex", "application/x-tex", typeset.to_latex(table)),
-        ]
-    return [
-        {"label": label, "file": f"{name}.{ending}", "href": data_uri(kind, text.encode())}
-        for label, ending, kind, text in files
-    ]

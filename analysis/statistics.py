@@ -27,8 +27,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
+ALPHA = 0.05
+"""Level of every verdict and of bold ties."""
 PERMUTATION_MIN_N = 5
 PERMUTATION_EXACT_MAX_N = 16
 BOOTSTRAP_MIN_N = 5
@@ -124,6 +126,8 @@ def bootstrap_interval(
         return NAN, NAN
     if _deviation(sample) == 0:
         return float(sample.mean()), float(sample.mean())
+    from scipy import stats  # takes half a second to import, and only this needs it
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a degenerate jackknife gives nan, which is what is returned
         interval = stats.bootstrap(
@@ -212,7 +216,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def best_with_ties(
-    rows: Mapping[Row, Mapping[Any, float]], higher_is_better: bool = True, alpha: float = 0.05
+    rows: Mapping[Row, Mapping[Any, float]], higher_is_better: bool = True, alpha: float = ALPHA
 ) -> set[Row]:
     """Rows that share first place: the best mean and every row that cannot be told from it.
 

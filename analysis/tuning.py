@@ -19,7 +19,8 @@ import pandas as pd
 import yaml
 
 from analysis import statistics
-from analysis.frames import CELL_FIELDS, DONE, Results
+from analysis.frames import DONE, Results
+from analysis.plan import Config, Group, shown
 from analysis.statistics import Summary
 from analysis.typeset import Column, Measure, Row, Table
 from sparcl.errors import UserError, one_line
@@ -56,7 +57,7 @@ class Point:
 
     @property
     def text(self) -> str:
-        return ", ".join(f"{key} = {_shown(value)}" for key, value in self.values.items())
+        return ", ".join(f"{key} = {shown(value)}" for key, value in self.values.items())
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def choose(results: Results) -> list[Choice]:
         )
     identities = {entry["path"]: entry["identity"] for entry in plan.cells}
     choices = []
-    for _, rows in results.frame.groupby(["stream", "method", "sparsity", "buffer"], sort=False):
+    for _, rows in results.frame.groupby(["method", "sparsity", "buffer"], sort=False):
         keys = sorted({key for row in _rows(rows) for key in _swept(plan.config, row.groups, row.method)})
         if keys:
             _require_comparable(results, rows, keys)
@@ -133,20 +134,23 @@ def _rows(frame: pd.DataFrame) -> list[Any]:
     return list(frame.itertuples(index=False))
 
 
-def _swept(config: Mapping[str, Any], groups: Sequence[str], method: str) -> set[str]:
+def _swept(config: Config, groups: Sequence[str], method: str) -> set[str]:
     """Parameters that the groups of a cell sweep."""
-    entries = [config.get("groups", {}).get(group, {}) for group in groups]
-    own = [(entry.get("grid") or {}).get(method, {}).get("set") or entry.get("set") or {} for entry in entries]
-    return {key for swept in own for key in swept}
+    found: set[str] = set()
+    for group in groups:
+        entry = config.get("groups", {}).get(group, Group())
+        grid = entry.get("grid", {}).get(method)
+        found |= set(grid["set"] if grid else entry.get("set", {}))
+    return found
 
 
-def _grid_source(config: Mapping[str, Any], rows: pd.DataFrame) -> str:
+def _grid_source(config: Config, rows: pd.DataFrame) -> str:
     found: dict[str, None] = {}
     for row in _rows(rows):
         for group in row.groups:
-            entry = config["groups"].get(group, {})
-            if entry.get("grid"):
-                found[entry["grid"][row.method]["source"]] = None
+            entry = config["groups"].get(group, Group())
+            if grid := entry.get("grid"):
+                found[grid[row.method]["source"]] = None
             elif entry.get("set"):
                 found["the config"] = None
     return "; ".join(found)
@@ -156,7 +160,7 @@ def _require_comparable(results: Results, rows: pd.DataFrame, keys: Sequence[str
     """Refuse cells that differ in more than the swept parameters and the seed."""
     first = rows.iloc[0]
     for row in _rows(rows):
-        for key in CELL_FIELDS:
+        for key in results.plan.fields:
             if key != "seed" and getattr(row, key) != first[key]:
                 raise UserError(
                     f"{results.plan.path}: {row.path} and {first.path}: expected one '{key}' for all points of a grid, "
@@ -207,8 +211,7 @@ def _point(index: int, rows: pd.DataFrame, keys: Sequence[str], metric: str, see
         else:
             scores[int(row.seed)] = float(getattr(row, metric))
     lacking += [f"seed {seed}: not planned" for seed in seeds if seed not in set(rows.seed)]
-    # The path names what differs from the stream's own values; a long one is cut and says so by '+h'.
-    is_default = not any(f"{key}=" in first.variant for key in keys) and "+h" not in first.variant
+    is_default = not any(setting.partition("=")[0] in keys for setting in first.settings)
     values = {key: first.params[key] for key in keys}
     return Point(index, values, dict(sorted(scores.items())), tuple(lacking), float(rows.flops_executed.mean()),
                  is_default)  # fmt: skip
@@ -360,9 +363,3 @@ def table(results: Results, choices: Sequence[Choice]) -> Table:
         "these very numbers. Default: the values that a cell has without a search.",
     )
     return Table("tuning", f"{results.plan.title}: all points", columns, rows, notes, lines_lacking(choices))
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)

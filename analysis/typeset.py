@@ -10,7 +10,8 @@ import csv as csv_module
 import html as html_module
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -321,11 +322,11 @@ def to_latex(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def latex_document(names: Sequence[str], tables: Sequence[Table]) -> str:
-    """A document that inputs the tables of those names, which lie beside it, one to a page."""
-    width = max([210, *(sum(_width(t, c) for c in t.printed) + 24 + 3 * len(t.printed) for t in tables)])
-    inputs = [rf"\input{{{name}.tex}}" + "\n" + r"\clearpage" for name in names]
-    return "\n".join([_PREAMBLE % min(width, 5000), *inputs, r"\end{document}"]) + "\n"
+def latex_document(tables: Mapping[str, str]) -> str:
+    """A document that inputs tables, which lie beside it, one to a page; ``tables`` holds their LaTeX by name."""
+    widths = [int(width) for text in tables.values() for width in re.findall(r"paperwidth=(\d+)mm", text)]
+    inputs = [rf"\input{{{name}.tex}}" + "\n" + r"\clearpage" for name in tables]
+    return "\n".join([_PREAMBLE % max([210, *widths]), *inputs, r"\end{document}"]) + "\n"
 
 
 def _latex_power(text: str) -> str:
@@ -388,3 +389,11 @@ def _sort_key(value: object) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+FORMATS: dict[str, Callable[[Table], str]] = {
+    "csv": to_csv,
+    "md": to_markdown,
+    "tex": to_latex,
+    "html": to_html,
+}

@@ -26,7 +26,7 @@ def read(path: Path, what: str, largest: int) -> Any:
     """Return the JSON value in ``path``; ``what`` it is called in messages.
 
     Raises:
-        UserError: not a file of at most ``largest`` bytes, no JSON, a key that stands twice, a number that is not finite.
+        UserError: not a file of at most ``largest`` bytes, no JSON, a key twice, a number that is not finite.
     """
     try:
         if path.stat().st_size > largest or not path.is_file():

@@ -16,4 +16,4 @@ def small_plan() -> dict:
 
 @pytest.fixture(scope="session")
 def matrix(tmp_path_factory, small_plan) -> frames.Results:
-    return frames.collect(factory.write(tmp_path_factory.mktemp("matrix"), small_plan))
+    return factory.collected(factory.write(tmp_path_factory.mktemp("matrix"), small_plan))

@@ -1,4 +1,4 @@
-"""A whole plan's worth of synthetic run records, of the documented schema and with plausible numbers.
+"""A whole plan's worth of synthetic run records, of the documented schemas and with plausible numbers.
 
 Nothing is trained: accuracies follow a smooth rule plus seeded noise, so that tests of the tables and figures
 know what they look at. ``write`` lays a folder out as the pipeline would.
@@ -6,14 +6,22 @@ know what they look at. ``write`` lays a folder out as the pipeline would.
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from analysis import catalog, collect, frames, typeset
+from analysis import plan as plans
+from analysis.typeset import Table
+
+TOP = Path(__file__).resolve().parents[2]
 LEARNERS = {
     "finetune": ("Fine-tuning", "bound", 0), "joint": ("Joint", "bound", 0), "er": ("ER", "rehearsal", 1),
     "der": ("DER", "rehearsal", 1), "derpp": ("DER++", "rehearsal", 2), "agem": ("A-GEM", "rehearsal", 1),
@@ -40,6 +48,8 @@ BUNDLES = {
 }  # fmt: skip
 STRENGTH = {"sparcl": 3.0, "rigl": 2.0, "rigl-erk": 2.5, "set": 1.5, "gmp": 1.0, "tdm": 1.8, "tdm-ddr": 2.0,
             "tdm-dgm": 2.2, "fixed-ddr-dgm": -0.5, "static": -1.0, "fixed": -0.5}  # fmt: skip
+SWEEPS = {"ddr-proportion": ["ddr.proportion"], "ddr-cutoff": ["ddr.cutoff"], "dgm-sparsity": ["dgm.sparsity"]}
+"""Sweeps of the default plan: group to parameters."""
 TASKS, CLASSES, TRAIN, TEST = 5, 10, 1437, 360
 MACS, WEIGHTS = 760_000, 77_000
 
@@ -60,28 +70,85 @@ def cell(method: str, sparsity: float = 0.0, buffer: int = 0, seed: int = 0, par
     base = {
         "stream": stream, "method": method, "sparsity": sparsity, "buffer": buffer, "seed": seed,
         "model": "resnet8", "width": 16, "epochs": 10, "batch_size": 16, "learning_rate": 0.03,
-        "precision": "float32", "device": "cpu", "stream_options": {}, "params": resolved,
+        "precision": "float32", "device": "cpu", "kernel": "dense", "stream_options": {}, "params": resolved,
     }  # fmt: skip
     return base | fields
 
 
-def entry(cell_: Mapping[str, Any], groups: Iterable[str] = ("main",), variant: str = "") -> dict[str, Any]:
-    middle = f"{variant}/" if variant else ""
-    path = (f"{cell_['stream']}/{cell_['method']}/s{cell_['sparsity']:.2f}/b{cell_['buffer']}/"
-            f"{middle}seed{cell_['seed']}")  # fmt: skip
+def facts(method: str) -> dict[str, Any]:
+    """What a plan says of a method."""
+    bundle, learner = parts(method)
+    label, family, _ = LEARNERS[learner]
+    policies: Mapping[str, str] = {}
+    if bundle:
+        name, family, policies = BUNDLES[bundle]
+        label = f"{name}-{label}"
+    return {
+        "label": label, "family": family, "learner": learner,
+        "policies": {kind: policies.get(kind) for kind in ("sparsity", "gradient", "data")},
+        "task_il_only": learner == "packnet",
+    }  # fmt: skip
+
+
+def shares(cell_: Mapping[str, Any]) -> tuple[float, float]:
+    """The fraction of the images that is presented, and the gradient's sparsity."""
+    policies, params = facts(cell_["method"])["policies"], cell_["params"]
+    proportion = params.get("ddr.proportion", 0.0) if policies["data"] else 0.0
+    gradient = params.get("dgm.sparsity", cell_["sparsity"]) if policies["gradient"] else cell_["sparsity"]
+    return 1 - 0.55 * proportion * params.get("ddr.cutoff", 4) / 4, gradient
+
+
+def entry(cell_: Mapping[str, Any], groups: Iterable[str] = ("main",), variant: Mapping | None = None) -> dict:
+    """A planned cell; ``variant`` holds the settings that differ from what its name implies."""
+    variant = dict(variant or {})
+    middle = "+".join(f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+                      for key, value in sorted(variant.items()))  # fmt: skip
+    places = (cell_["stream"], cell_["method"], f"s{cell_['sparsity']:.2f}", f"b{cell_['buffer']}", middle,
+              f"seed{cell_['seed']}")  # fmt: skip
+    path = "/".join(place for place in places if place)
     identity = hashlib.sha256((path + json.dumps(cell_, sort_keys=True)).encode()).hexdigest()
-    return {"path": path, "groups": list(groups), "cell": dict(cell_), "identity": identity}
+    s, (r, g), replays = cell_["sparsity"], shares(cell_), LEARNERS[parts(cell_["method"])[1]][2]
+    unit, density, gradient = 2 * MACS * cell_["epochs"] * TRAIN, 0.97 * (1 - s) + 0.03, 0.97 * (1 - g) + 0.03
+    planned = {
+        "flops_paper": float(unit * r * ((1 + replays) * density + 2 * gradient)),
+        "flops_dense": int(3 * unit * (1 + 0.8 * replays)),
+        "data_fraction": r, "weight_density": 1 - s, "gradient_density": 1 - g, "replay_batches": replays,
+        "paper_memory_ablation": 2 * 1_200_000 + 4 * WEIGHTS * (2 - s - g),
+        "paper_memory_phone": 1_200_000 + 4 * WEIGHTS * (2 - s - g),
+        "memory": {"dense_parameters": 1_000, "buffers": 480, "activations": 1_200_000},
+    }  # fmt: skip
+    return {"path": path, "groups": list(groups), "cell": dict(cell_), "variant": variant, "identity": identity,
+            "planned": planned, "resources": {"seconds": 10.0, "memory_mb": 500}}  # fmt: skip
 
 
-def plan(entries: Iterable[Mapping[str, Any]], reference: str = "sparcl-derpp", name: str = "synthetic") -> dict:
+def plan(entries: Iterable[Mapping[str, Any]], reference: str = "sparcl-derpp", name: str = "synthetic",
+         sweeps: Mapping[str, Iterable[str]] | None = None) -> dict:  # fmt: skip
+    """A plan; ``sweeps`` says which of its groups set which parameters."""
     merged: dict[str, dict] = {}
     for item in entries:
         if item["path"] in merged:
             merged[item["path"]]["groups"] += [g for g in item["groups"] if g not in merged[item["path"]]["groups"]]
         else:
             merged[item["path"]] = dict(item)
-    return {"schema": "sparcl-plan/1", "name": name, "title": "Synthetic matrix", "reference": reference,
-            "config": {}, "cells": list(merged.values())}  # fmt: skip
+    cells, groups = list(merged.values()), {}
+    for group in dict.fromkeys(group for item in cells for group in item["groups"]):
+        own = [item["cell"] for item in cells if group in item["groups"]]
+        groups[group] = {"methods": list(dict.fromkeys(cell_["method"] for cell_ in own))}
+        if keys := (sweeps or {}).get(group):
+            groups[group]["set"] = {key: list(dict.fromkeys(cell_["params"][key] for cell_ in own)) for key in keys}
+    stream = cells[0]["cell"]["stream"]
+    return {
+        "schema": "sparcl-plan/2", "name": name, "title": "Synthetic matrix", "description": "", "reference": reference,
+        "config": {"stream": stream, "groups": groups},
+        "stream": {
+            "name": stream,
+            "label": {"split-digits": "Split-Digits", "split-cifar10": "Split-CIFAR-10"}.get(stream, "Folder"),
+            "tasks": TASKS, "classes": [[2 * t, 2 * t + 1] for t in range(TASKS)], "train_sizes": [288] * 4 + [285],
+            "test_sizes": [72] * TASKS, "shape": [1, 8, 8],
+        },
+        "methods": {item["cell"]["method"]: facts(item["cell"]["method"]) for item in cells},
+        "cells": cells,
+    }  # fmt: skip
 
 
 def default_plan(seeds: int = 5, buffers: Iterable[int] = (20, 50), more: bool = True) -> dict:
@@ -89,7 +156,7 @@ def default_plan(seeds: int = 5, buffers: Iterable[int] = (20, 50), more: bool =
     buffers, entries = tuple(buffers), []
 
     def add(group: str, methods: Iterable[str], buffers: Iterable[int] = (0,), sparsities: Iterable[float] = (0.0,),
-            variant: str = "", params: Mapping | None = None) -> None:  # fmt: skip
+            variant: Mapping | None = None, params: Mapping | None = None) -> None:  # fmt: skip
         for method in methods:
             for buffer in buffers:
                 for sparsity in sparsities:
@@ -117,8 +184,8 @@ def default_plan(seeds: int = 5, buffers: Iterable[int] = (20, 50), more: bool =
         ("dgm-sparsity", "dgm.sparsity", (0.75, 0.8, 0.9, 0.95), 0.8),
     ):
         for value in values:
-            add(group, ["sparcl-derpp"], last, (0.75,), "" if value == default else f"{key}={value}", {key: value})
-    return plan(entries)
+            add(group, ["sparcl-derpp"], last, (0.75,), {} if value == default else {key: value}, {key: value})
+    return plan(entries, sweeps=SWEEPS)
 
 
 def class_il(cell_: Mapping[str, Any], noise: float = 1.5) -> float:
@@ -157,31 +224,18 @@ def matrices(final: float, rng: np.random.Generator, joint: bool) -> tuple[list,
     return rows_c, rows_t
 
 
-def forgetting(rows: list, chaudhry: bool) -> float | None:
-    if rows[0][0] is None:
-        return None
-    drops = []
-    for k in range(TASKS - 1):
-        earlier = [rows[t][k] for t in range(TASKS - (1 if chaudhry else 0))]
-        drops.append(max(earlier) - rows[-1][k])
-    return float(np.mean(drops))
-
-
-def record(item: Mapping[str, Any], variant: str = "") -> dict[str, Any]:
+def record(item: Mapping[str, Any], diverged: tuple[int, int, int] | None = None) -> dict[str, Any]:
+    """The record of a planned cell; ``diverged`` says in which task, epoch and step its loss was not finite."""
     cell_ = item["cell"]
     bundle, learner = parts(cell_["method"])
-    label, family, replays = LEARNERS[learner]
-    policies: Mapping[str, str] = {}
-    if bundle:
-        name, family, policies = BUNDLES[bundle]
-        label = f"{name}-{label}"
+    replays = LEARNERS[learner][2]
+    policies = {kind: name for kind, name in facts(cell_["method"])["policies"].items() if name}
     rng = np.random.default_rng(hash_of(cell_))
-    s, seed = cell_["sparsity"], cell_["seed"]
+    s, seed, (r, g) = cell_["sparsity"], cell_["seed"], shares(cell_)
     rows_c, rows_t = matrices(class_il(cell_), rng, learner == "joint")
-    g = cell_["params"].get("dgm.sparsity", s) if "gradient" in policies else s
-    proportion = cell_["params"].get("ddr.proportion", 0.0) if "data" in policies else 0.0
-    cutoff = cell_["params"].get("ddr.cutoff", 4)
-    r = 1 - 0.55 * proportion * cutoff / 4
+    if diverged:
+        for rows in (rows_c, rows_t):
+            rows[diverged[0] :] = [[None] * TASKS for _ in range(diverged[0], TASKS)]
     unit = 2 * MACS * cell_["epochs"] * TRAIN
     density, gradient = 0.97 * (1 - s) + 0.03, 0.97 * (1 - g) + 0.03
 
@@ -216,53 +270,23 @@ def record(item: Mapping[str, Any], variant: str = "") -> dict[str, Any]:
             history.append({"task": task, "epoch": epoch, "step": 0, "density": 1 - now, "gradient_density": 1 - g,
                             "pruned": count, "grown": count, "churn": count / WEIGHTS})  # fmt: skip
     weights = round((1 - s) * WEIGHTS)
-    suite = {"weights": 4 * weights, "indices": 2 * weights if s else 0, "gradients": round(4 * (1 - g) * WEIGHTS),
-             "activations": 1_200_000, "replay_memory": 65 * cell_["buffer"], "optimizer": 0}  # fmt: skip
-    joint = learner == "joint"
-    metrics = {
-        "class_il": float(np.mean(rows_c[-1])), "task_il": float(np.mean(rows_t[-1])),
-        "forgetting_class_il": forgetting(rows_c, True), "forgetting_task_il": forgetting(rows_t, True),
-        "forgetting_class_il_mammoth": forgetting(rows_c, False),
-        "forgetting_task_il_mammoth": forgetting(rows_t, False),
-        "bwt_class_il": None if joint else float(np.mean([rows_c[-1][k] - rows_c[k][k] for k in range(TASKS - 1)])),
-        "bwt_task_il": None if joint else float(np.mean([rows_t[-1][k] - rows_t[k][k] for k in range(TASKS - 1)])),
-        "fwt_task_il": None if joint else 1.0,
-        "learning_class_il": None if joint else float(np.mean([rows_c[k][k] for k in range(TASKS)])),
-        "learning_task_il": None if joint else float(np.mean([rows_t[k][k] for k in range(TASKS)])),
-    }  # fmt: skip
+    learning = min(weights, round((1 - g) * WEIGHTS))
     body = {
-        "schema": "sparcl-record/1",
+        "schema": "sparcl-record/2",
         "identity": item["identity"],
         "cell": dict(cell_),
-        "variant": variant,
-        "method": {
-            "label": label, "family": family, "learner": learner,
-            "policies": {kind: policies.get(kind) for kind in ("sparsity", "gradient", "data")},
-            "task_il_only": learner == "packnet",
-        },
-        "stream": {
-            "label": {"split-digits": "Split-Digits", "split-cifar10": "Split-CIFAR-10"}.get(cell_["stream"], "Folder"),
-            "tasks": TASKS, "classes": [[2 * t, 2 * t + 1] for t in range(TASKS)], "train_sizes": [288] * 4 + [285],
-            "test_sizes": [72] * TASKS, "shape": [1, 8, 8],
-        },
+        "status": "diverged" if diverged else "done",
+        "diverged": dict(zip(("task", "epoch", "step"), diverged, strict=True)) if diverged else None,
         "results": {
             "accuracy": {"class_il": rows_c, "task_il": rows_t,
                          "untrained": {"class_il": [10.0] * TASKS, "task_il": [50.0] * TASKS}},
-            "metrics": metrics,
-            "flops": {
-                "executed": {"training": training, "evaluation": lines["evaluation"]["forward"], "lines": lines,
-                             "layers": {"layer1.conv1.weight": training}},
-                "paper": {"training": float(unit * r * ((1 + replays) * density + 2 * gradient)), "data_fraction": r,
-                          "weight_density": 1 - s, "gradient_density": 1 - g, "replay_batches": replays},
-                "dense": {"training": int(3 * unit * (1 + 0.8 * replays))},
-            },
-            "memory": {"suite": suite | {"total": sum(suite.values())},
-                       "paper": {"ablation_table": 2 * 1_200_000 + 4 * WEIGHTS * (2 - s - g),
-                                 "phone": 1_200_000 + 4 * WEIGHTS * (2 - s - g)}},
-            "masks": {"layers": {"layer1.conv1.weight": {"size": WEIGHTS, "weights": weights}} if policies else {},
+            "executed": {"training": training, "evaluation": lines["evaluation"]["forward"], "lines": lines,
+                         "layers": {"layer1.conv1.weight": training}},
+            "masks": {"layers": {"layer1.conv1.weight": {"size": WEIGHTS, "weights": weights, "learning": learning}},
                       "history": history},
             "data": {"removed": [[] for _ in range(TASKS)], "presented": [int(288 * epochs * r)] * TASKS},
             "losses": [[1.0 / (e + 1) for e in range(epochs)] for _ in range(TASKS)],
+            "held_bytes": {"memory": 65 * cell_["buffer"], "state": 0},
         },
         "provenance": {"code": "c" * 64, "data": "d" * 64,
                        "versions": {"python": "3.11.7", "torch": "2.14.1", "torchvision": "0.29.0", "numpy": "2.4.6"}},
@@ -283,10 +307,11 @@ def sealed(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write(
-    folder: Path, plan_: Mapping[str, Any], skip: Iterable[str] = (), fail: Mapping[str, str] | None = None
-) -> Path:
+    folder: Path, plan_: Mapping[str, Any], skip: Iterable[str] = (), fail: Mapping[str, str] | None = None,
+    diverge: Mapping[str, tuple[int, int, int]] | None = None,
+) -> Path:  # fmt: skip
     """Write plan and records; ``skip`` cells get none, ``fail`` cells a failed.json. Returns the plan's path."""
-    skip, fail = set(skip), dict(fail or {})
+    skip, fail, diverge = set(skip), dict(fail or {}), dict(diverge or {})
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "plan.json").write_text(json.dumps(plan_))
     for item in plan_["cells"]:
@@ -297,12 +322,34 @@ def write(
         if item["path"] in fail:
             (run / "failed.json").write_text(json.dumps({"error": fail[item["path"]]}))
             continue
-        segments = item["path"].split("/")
-        variant = segments[-2] if "=" in segments[-2] else ""
-        (run / "record.json").write_text(json.dumps(record(item, variant)))
+        (run / "record.json").write_text(json.dumps(record(item, diverge.get(item["path"]))))
     return folder / "plan.json"
 
 
-def read(path: Path) -> dict[str, Any]:
-    """A reader without checks, for tests that do not need them."""
-    return json.loads(Path(path).read_text())
+def collected(plan_file: Path) -> frames.Results:
+    """Collect the records beside a plan and read the table back."""
+    collect.collect(plans.read(plan_file), plan_file.parent)
+    return frames.read(plan_file, plan_file.parent / collect.TABLE)
+
+
+def records(results: frames.Results) -> dict[str, dict[str, Any]]:
+    """The records behind results, by path, as they stand in their files."""
+    files = {path: results.plan.runs / path / "record.json" for path in results.frame.path}
+    return {path: json.loads(file.read_text()) for path, file in files.items() if file.exists()}
+
+
+def table(results: frames.Results, name: str) -> Table:
+    """A table by its name."""
+    module = import_module(f"analysis.tables.{catalog.module_of(name)}")
+    return module.table(results, *catalog.group_of(name))
+
+
+def rows(made: Table) -> list[dict[str, str]]:
+    """The rows of a table, as its CSV has them."""
+    return list(csv.DictReader(io.StringIO(typeset.to_csv(made))))
+
+
+def final(record_: Mapping[str, Any], kind: str = "class_il") -> float:
+    """Average accuracy at the end of a run, by hand."""
+    last = record_["results"]["accuracy"][kind][-1]
+    return sum(last) / len(last)

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from analysis import frames, statistics
+from analysis.configurations import Configuration, configurations, dense_of
 from analysis.frames import Results
-from analysis.tables import MEGABYTE, Configuration, configurations, dense_of
+from analysis.tables.columns import MEGABYTE
 from analysis.typeset import DASH, MINUS, Column, Row, Table, fixed, scientific
 
 STATUS = {
@@ -105,8 +106,8 @@ def _shown(metric: str, value: float, std: float = math.nan, sign: bool = False)
     return text if math.isnan(std) or (metric not in ("class_il", "task_il")) else f"{text} ± {fixed(std, digits)}"
 
 
-def published(results: Results, load: Callable[[], Sequence] | None = None) -> Table:
-    """One row per published figure on the plan's streams; all figures where none of the streams has any.
+def table(results: Results, load: Callable[[], Sequence] | None = None) -> Table:
+    """One row per published figure on the plan's stream; all figures where it has none.
 
     Args:
         load: returns the published figures, :func:`sparcl.costs.published.load` by default.
@@ -116,11 +117,11 @@ def published(results: Results, load: Callable[[], Sequence] | None = None) -> T
 
         load = sparcl.costs.published.load
     pool = configurations(frames.main_rows(results.frame))
-    names = LABELS | {row.method: row.label for row in pool if row.n}
+    names = LABELS | {name: method["label"] for name, method in results.plan.methods.items()}
     figures = [figure for figure in load() if figure.stream and figure.metric in QUANTITY]
-    streams = set(results.frame.stream)
-    covered = [figure for figure in figures if figure.stream in streams]
-    others = sorted({figure.stream for figure in figures} - streams)
+    stream = results.plan.stream["name"]
+    covered = [figure for figure in figures if figure.stream == stream]
+    others = sorted({figure.stream for figure in figures} - {stream})
     made = []
     for figure in covered or figures:
         rows = _runs_of(figure, pool)
@@ -171,7 +172,7 @@ def published(results: Results, load: Callable[[], Sequence] | None = None) -> T
         "Measured: mean ± sample standard deviation over n seeds. Difference: measured minus published.",
     ]
     if not covered:
-        notes.append("No published figure is on a stream of this matrix: every row is one that was not run.")
+        notes.append("No published figure is on the stream of this matrix: every row is one that was not run.")
     elif others:
         notes.append(f"Figures published on {', '.join(others)} are not covered by this matrix.")
     return Table("published", "Published and measured", columns, made, notes)

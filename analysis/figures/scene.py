@@ -1,46 +1,49 @@
-"""What a figure looks at: one stream's configurations, which buffers, learners and sparsity level to show."""
+"""What a figure looks at: a plan's configurations, which buffers, learners and sparsity level to show; shared parts."""
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from analysis import frames, style
+from analysis import frames
+from analysis.configurations import Configuration, bundle_of, configurations
+from analysis.figures import style
+from analysis.figures.style import LIGHT
 from analysis.frames import Results
 from analysis.statistics import Summary, summarize
-from analysis.tables import Configuration, bundle_of, configurations, is_sparse_training
 
 MATCHED_TO = 1e-9
+BAND, BAND_MIN_N = 0.16, 3
+LEADER = {"arrowstyle": "-", "color": LIGHT, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 2, "relpos": (0, 0.5)}
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One stream of a plan."""
+    """A plan with its results."""
 
     results: Results
-    stream: str
-
-    @functools.cached_property
-    def rows(self) -> pd.DataFrame:
-        return self.results.frame[self.results.frame.stream == self.stream]
 
     @functools.cached_property
     def pool(self) -> list[Configuration]:
         """Configurations of the comparisons between methods; sweeps left out."""
-        return configurations(frames.main_rows(self.rows))
+        return configurations(frames.main_rows(self.results.frame))
 
     @property
     def label(self) -> str:
-        return str(self.rows.stream_label.iloc[0])
+        return self.results.plan.stream["label"]
 
     @functools.cached_property
     def sparse(self) -> list[Configuration]:
         """SparCL and the sparse-training baselines."""
-        return [c for c in self.pool if c.sparsity > 0 and is_sparse_training(c) and not c.setting]
+        return [c for c in self.pool if c.sparsity > 0 and c.is_sparse_training and not c.setting]
 
     @functools.cached_property
     def buffers(self) -> list[int]:
@@ -54,7 +57,7 @@ class Scene:
 
     @functools.cached_property
     def _planned(self) -> dict[str, int]:
-        return {method: index for index, method in enumerate(dict.fromkeys(self.rows.method))}
+        return {method: index for index, method in enumerate(dict.fromkeys(self.results.frame.method))}
 
     @functools.cached_property
     def bundles(self) -> list[str]:
@@ -103,7 +106,7 @@ class Scene:
         chosen = []
         for c in self.pool:
             fits = c.buffer in (0, buffer) and not c.setting and c.n and c.family != "ablation"
-            level = c.sparsity == 0 or abs(c.sparsity - self.focus) < MATCHED_TO or not is_sparse_training(c)
+            level = c.sparsity == 0 or abs(c.sparsity - self.focus) < MATCHED_TO or not c.is_sparse_training
             if fits and level:
                 chosen.append(c)
         return chosen
@@ -152,3 +155,40 @@ def missing_text(lines: Sequence[str]) -> str:
         return ""
     shown = lines if len(lines) <= 3 else [*lines[:2], f"and {len(lines) - 2} more configurations (see the report)"]
     return "\nMissing: " + "; ".join(shown)
+
+
+def level_label(c: Configuration) -> str:
+    return f"{c.label} {c.sparsity:.2f}" if c.sparsity else c.label
+
+
+def finish(scene: Scene, name: str, title: str, caption: str, figure, chosen: Iterable[Configuration]) -> Drawing:
+    chosen = list({c.key: c for c in chosen}.values())
+    missing = missing_of(chosen)
+    figure.suptitle(f"{title} on {scene.label}", fontsize=10.5, fontweight="bold", x=0.01, ha="left")
+    style.footnote(figure, f"{seeds_text(chosen)}{missing_text(missing)}")
+    return Drawing(name, title, f"{caption} {scene.label}, {seeds_text(chosen)}.", figure, missing)
+
+
+def errors(s) -> np.ndarray | None:
+    """Distances from the mean to the ends of its 95 % interval, for ``errorbar``."""
+    return None if math.isnan(s.ci_low) else np.array([[s.mean - s.ci_low], [s.ci_high - s.mean]])
+
+
+def legend(figure, scene: Scene, handles: Sequence[Artist] = (), **options) -> None:
+    """One legend for the bundles (color, marker), to the right of the axes."""
+    entries = [
+        Line2D([], [], label=scene.bundle_label(bundle), linewidth=1.4, **style.of(bundle, "derpp").marks)
+        for bundle in scene.bundles
+    ]
+    figure.legend(handles=[*entries, *handles], loc="outside right upper", handlelength=2.6, **options)
+
+
+def nothing(scene: Scene, name: str) -> Drawing:
+    """A figure that says that the plan has no finished cells for it."""
+    figure, axes = style.subplots(1, 1, 6.0, 1.6)
+    axes[0][0].axis("off")
+    title, missing = name.replace("_", " ").capitalize(), missing_of(scene.pool)
+    figure.suptitle(f"{title} on {scene.label}", fontsize=10.5, fontweight="bold", x=0.01, ha="left")
+    axes[0][0].text(0.5, 0.5, "no finished cells for this figure", ha="center", va="center", color=style.GREY)
+    style.footnote(figure, missing_text(missing).strip())
+    return Drawing(name, title, f"There are no finished cells for this figure. {scene.label}.", figure, missing)

@@ -22,6 +22,7 @@ import matplotlib.pyplot as plt
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -189,7 +190,7 @@ def log_ticks(ax: Axes) -> None:
 
 def _wrap_title(figure: Figure) -> None:
     """Break the figure's title into lines where it would run into a legend or out of the figure."""
-    title = figure._suptitle
+    title: Text | None = figure._suptitle  # type: ignore[attr-defined]
     if title is None:
         return
     box = title.get_window_extent()

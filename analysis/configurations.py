@@ -1,0 +1,139 @@
+"""Configurations: all seeds of one setting together, and which of them are compared with which."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from analysis import plan
+from analysis.frames import DONE, POLICIES
+
+FAMILY_ORDER = (
+    "bound",
+    "regularization",
+    "isolation",
+    "sibling",
+    "rehearsal",
+    "sparse-baseline",
+    "ablation",
+    "sparcl",
+)
+
+
+class Configuration:
+    """All seeds of one setting: a row of most tables.
+
+    Attributes:
+        key: path of its cells without the seed.
+        rows, done: its rows of the frame, and those with a finished run; ``n`` counts the latter.
+        name: the method's label, with its settings where another configuration has the same label.
+        params: resolved parameters, as ``component.key``.
+    """
+
+    def __init__(self, rows: pd.DataFrame, ambiguous: bool) -> None:
+        first = rows.iloc[0]
+        self.key: str = first.configuration
+        self.stream: str = first.stream
+        self.stream_label: str = first.stream_label
+        self.method: str = first.method
+        self.label: str = first.label
+        self.family: str = first.family
+        self.learner: str = first.learner
+        self.bundle: str = first.bundle
+        self.policies: dict[str, str] = {kind: first[f"policy_{kind}"] for kind in POLICIES}
+        self.task_il_only: bool = bool(first.task_il_only)
+        self.sparsity: float = float(first.sparsity)
+        self.buffer: int = int(first.buffer)
+        self.variant: str = first.variant
+        self.setting: str = first.setting
+        self.params: dict[str, Any] = first.params
+        self.name = f"{self.label} [{self.setting}]" if ambiguous and self.setting else self.label
+        self.rows = rows
+        self.done = rows[rows.status == DONE]
+        self.n = len(self.done)
+        self._means: dict[str, float] = {}
+
+    @property
+    def paths(self) -> list[str]:
+        """Paths of its finished cells."""
+        return list(self.done.path)
+
+    @property
+    def is_sparse_training(self) -> bool:
+        """Whether it is SparCL or a sparse-training method that SparCL competes with."""
+        return plan.is_sparse_training(self.family, self.policies["sparsity"])
+
+    def seeds(self, metric: str) -> dict[int, float]:
+        """Seed to value over the finished cells."""
+        return dict(zip(self.done.seed, self.done[metric], strict=True))
+
+    def mean(self, metric: str) -> float:
+        """Mean over the finished cells; nan without any."""
+        if metric not in self._means:
+            self._means[metric] = float(self.done[metric].mean()) if self.n else math.nan
+        return self._means[metric]
+
+
+def configurations(frame: pd.DataFrame) -> list[Configuration]:
+    """The rows of ``frame`` by configuration, ordered by buffer, family, method and sparsity."""
+    parts = [rows for _, rows in frame.groupby("configuration", sort=False)]
+    keys = [(r.label.iloc[0], r.sparsity.iloc[0], r.buffer.iloc[0]) for r in parts]
+    planned = {method: index for index, method in enumerate(dict.fromkeys(frame.method))}
+    found = [Configuration(rows, keys.count(key) > 1) for rows, key in zip(parts, keys, strict=True)]
+
+    def order(c: Configuration) -> tuple:
+        family = FAMILY_ORDER.index(c.family) if c.family in FAMILY_ORDER else len(FAMILY_ORDER) - 2
+        return c.buffer, family, planned[c.method], c.sparsity, c.setting
+
+    return sorted(found, key=order)
+
+
+def bundle_of(method: str) -> str:
+    """``sparcl-derpp`` -> ``sparcl``: a reference's policies, to be looked for on another learner."""
+    return method.rpartition("-")[0]
+
+
+def reference_of(
+    row: Configuration, pool: Sequence[Configuration], reference: str, same_learner: bool
+) -> Configuration | None:
+    """What ``row`` is compared with: the reference method at the same buffer.
+
+    At the same sparsity where the reference has it, else at its lowest. With ``same_learner`` the reference's
+    policies on the row's own learner (SparCL-ER for RigL-ER). None for the reference itself and where the
+    plan has no such cell.
+    """
+    if not reference:
+        return None
+    wanted = reference
+    if same_learner and bundle_of(reference):
+        wanted = f"{bundle_of(reference)}-{row.learner}"
+    candidates = [c for c in pool if (c.method, c.buffer) == (wanted, row.buffer) and not c.setting]
+    if not candidates:
+        return None
+    same = [c for c in candidates if c.sparsity == row.sparsity]
+    chosen = same[0] if same else min(candidates, key=lambda c: c.sparsity)
+    return None if chosen.key == row.key else chosen
+
+
+def dense_of(row: Configuration, pool: Sequence[Configuration]) -> Configuration | None:
+    """The dense run of the same learner and buffer."""
+    for c in pool:
+        if (c.method, c.buffer) == (row.learner, row.buffer) and c.sparsity == 0 and c.n and not c.setting:
+            return c
+    return None
+
+
+def flops_ratio(row: Configuration, pool: Sequence[Configuration], ledger: str) -> float:
+    """How many times fewer training FLOPs than the dense method of the same learner; nan where there is none.
+
+    The executed ledger falls back on the row's own dense-equivalent ledger where the plan has no dense run.
+    """
+    dense, own = dense_of(row, pool), row.mean(ledger)
+    if dense is not None and own > 0:
+        return dense.mean(ledger) / own
+    if ledger == "flops_executed" and own > 0 and row.sparsity > 0:
+        return row.mean("flops_dense") / own
+    return math.nan

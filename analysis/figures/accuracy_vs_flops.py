@@ -1,0 +1,224 @@
+"""Accuracy against executed training FLOPs, with the Pareto front."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from analysis.configurations import Configuration
+from analysis.figures import style
+from analysis.figures.scene import LEADER, Drawing, Scene, errors, finish, legend, level_label, look, summary
+from analysis.figures.style import BLACK, GREY, LIGHT
+
+REACH = 9.0
+"""Points of an interval, on either side of a mean, that the limits of an axis make room for."""
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the points that no other beats in cost (less) and accuracy (more), by rising cost."""
+    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
+    front, best = [], -math.inf
+    for index in order:
+        if points[index][1] > best:
+            front.append(index)
+            best = points[index][1]
+    return front
+
+
+def draw(scene: Scene) -> Drawing | None:
+    """Class-IL against executed training FLOPs, with the Pareto front."""
+    if not any(c.n for c in scene.sparse):
+        return None
+    rows, columns = scene.learners, scene.buffers
+    figure, axes = style.subplots(len(rows), len(columns), 3.6 * len(columns) + 2.0, 2.7 * len(rows) + 0.9, sharex=True)
+    drawn: list[Configuration] = []
+    for i, learner in enumerate(rows):
+        for j, buffer in enumerate(columns):
+            panel = _flops_panel(axes[i][j], scene, learner, buffer)
+            _limit(axes[i][j], [summary(c, "class_il") for c in panel if c.learner == learner])
+            _others(axes[i][j], [c for c in panel if c.learner not in rows])
+            drawn += panel
+            axes[i][j].set_title(f"{scene.learner_label(learner)}, buffer {buffer}")
+            if i == len(rows) - 1:
+                axes[i][j].set_xlabel("Training FLOPs, executed ledger (log)")
+        axes[i][0].set_ylabel("Class-IL accuracy (%)")
+    for ax in [ax for row in axes for ax in row]:
+        style.log_ticks(ax)
+    legend(
+        figure,
+        scene,
+        [
+            Line2D([], [], label="dense learner", linestyle="none", marker="*", markersize=9, color=BLACK),
+            Line2D([], [], label="other method", linestyle="none", marker="x", color=GREY),
+            Line2D([], [], label="Pareto front", color=LIGHT, linewidth=4),
+        ],
+    )
+    return finish(
+        scene,
+        "accuracy_vs_flops",
+        "Accuracy against training FLOPs",
+        "Final Class-IL accuracy (mean, 95 % t-interval) against the training FLOPs that the runs "
+        "executed. A line joins one method's sparsity levels, written beside SparCL's; the wide grey line "
+        "is the Pareto front of the panel, which may lead off it. Methods off the axis are named with their "
+        "accuracy; a number beside one is its sparsity.",
+        figure,
+        drawn,
+    )
+
+
+def _flops_panel(ax: Axes, scene: Scene, learner: str, buffer: int) -> list[Configuration]:
+    ax.set_xscale("log")
+    ax.margins(x=0.2)
+    drawn: list[Configuration] = []
+    for bundle in scene.bundles:
+        line = [c for c in scene.sparse if (c.bundle, c.learner, c.buffer) == (bundle, learner, buffer)]
+        drawn += line
+        line = sorted((c for c in line if c.n), key=lambda c: c.mean("flops_executed"))
+        if not line:
+            continue
+        front = bundle == scene.highlight
+        marks = look(line[0]).marks
+        x = [c.mean("flops_executed") for c in line]
+        ax.plot(
+            x,
+            [c.mean("class_il") for c in line],
+            linewidth=1.6 if front else 0.9,
+            markersize=6 if front else 5,
+            alpha=1 if front else 0.9,
+            zorder=5 if front else 3,
+            **marks,
+        )
+        for c, at in zip(line, x, strict=True):
+            s = summary(c, "class_il")
+            ax.errorbar(at, s.mean, yerr=errors(s), color=marks["color"], linewidth=0.7, alpha=0.55, zorder=2)
+            if front:
+                ax.annotate(
+                    f"{c.sparsity:.2f}",
+                    (at, s.mean),
+                    xytext=(-4, 7),
+                    textcoords="offset points",
+                    fontsize=7,
+                    color=marks["color"],
+                    ha="right",
+                    zorder=8,
+                    path_effects=style.halo(),
+                )
+    dense = scene.find(learner, 0.0, buffer)
+    if dense is not None:
+        s = summary(dense, "class_il")
+        ax.errorbar(
+            dense.mean("flops_executed"),
+            s.mean,
+            yerr=errors(s),
+            linewidth=0.8,
+            markersize=10,
+            zorder=4,
+            **look(dense).marks,
+        )
+        ax.annotate(
+            dense.label,
+            (dense.mean("flops_executed"), s.mean),
+            xytext=(5, 5),
+            textcoords="offset points",
+            fontsize=7.5,
+            zorder=8,
+            path_effects=style.halo(),
+        )
+        drawn.append(dense)
+    others = [
+        c
+        for c in scene.pool
+        if not c.bundle
+        and c.buffer in (0, buffer)
+        and c.learner not in scene.learners
+        and not c.setting
+        and not c.task_il_only
+    ]
+    compared = [c for c in [*drawn, *others] if c.n and c.method != "joint"]
+    points = [(c.mean("flops_executed"), c.mean("class_il")) for c in compared]
+    frontier = pareto(points)
+    ax.plot(
+        [points[i][0] for i in frontier],
+        [points[i][1] for i in frontier],
+        color=LIGHT,
+        linewidth=5,
+        zorder=1,
+        solid_capstyle="round",
+        alpha=0.55,
+    )
+    return drawn + others
+
+
+def _limit(ax: Axes, summaries: Sequence) -> None:
+    """Y limits that show the methods in question with their intervals, not what lies far below."""
+    ends = [
+        (s.mean, s.mean) if math.isnan(s.ci_low) else (max(s.ci_low, s.mean - REACH), min(s.ci_high, s.mean + REACH))
+        for s in summaries
+        if s.n
+    ]
+    if ends:
+        low, high = min(e[0] for e in ends), max(e[1] for e in ends)
+        pad = max(0.05 * (high - low), 0.5)
+        ax.set_ylim(max(0, low - pad), min(103, high + 1.6 * pad))
+
+
+def _others(ax: Axes, others: Sequence[Configuration]) -> None:
+    """Grey, directly labeled points of methods with no sparse version; those off the axis in a text below."""
+    low, high = ax.get_ylim()
+    gap = (high - low) * 0.055
+    below: list[Configuration] = []
+    inside: list[Configuration] = []
+    for c in sorted({c.key: c for c in others if c.n}.values(), key=lambda c: c.mean("class_il")):
+        value = c.mean("class_il")
+        if math.isnan(value):
+            continue
+        (inside if low + gap <= value <= high - gap else below).append(c)
+    if below:
+        ax.set_ylim(low - 1.6 * gap, high)  # room for their text
+    places = style.spread([c.mean("class_il") for c in inside], gap, low + gap, high - gap)
+    for c, place in zip(inside, places, strict=True):
+        x = c.mean("flops_executed")
+        ax.plot(
+            x,
+            c.mean("class_il"),
+            linestyle="none",
+            markersize=5,
+            zorder=2,
+            **_grey(c),
+        )
+        ax.annotate(
+            level_label(c),
+            (x, c.mean("class_il")),
+            xytext=(1.03, place),
+            textcoords=("axes fraction", "data"),
+            fontsize=6.8,
+            color=GREY,
+            va="center",
+            ha="left",
+            annotation_clip=False,
+            arrowprops=LEADER,
+        )
+    if below:
+        text = "off the axis: " + ", ".join(f"{level_label(c)}\u00a0{c.mean('class_il'):.0f}" for c in below)
+        ax.text(
+            0.99,
+            0.02,
+            "\n".join(textwrap.wrap(text, 50)),
+            transform=ax.transAxes,
+            fontsize=6.3,
+            color=GREY,
+            ha="right",
+            va="bottom",
+            zorder=6,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
+        )
+
+
+def _grey(c: Configuration) -> dict[str, Any]:
+    marker = look(c).marker
+    return {"marker": marker, "color": GREY, "markeredgecolor": GREY, "markerfacecolor": "white"}

@@ -1,0 +1,214 @@
+"""The plan of a matrix: what ``plan.json`` says, read and checked. Light: neither pandas nor matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypedDict, cast
+
+from sparcl.errors import UserError, one_line
+from sparcl.files import typed_json
+
+SCHEMA = "sparcl-plan/2"
+LARGEST = 2**30
+"""Bytes; the plan of 100,000 cells is smaller."""
+
+
+class Grid(TypedDict):
+    set: dict[str, list[Any]]
+    source: str
+
+
+class Group(TypedDict, total=False):
+    title: str
+    set: dict[str, list[Any]]
+    grid: dict[str, Grid]
+
+
+class Config(TypedDict, total=False):
+    """The config as it was read, as far as the analysis looks at it."""
+
+    stream: str
+    stream_options: dict[str, Any]
+    groups: dict[str, Group]
+    tune: dict[str, list[str]]
+
+
+class Stream(TypedDict):
+    name: str
+    label: str
+    tasks: int
+    train_sizes: list[int]
+
+
+class Method(TypedDict):
+    label: str
+    family: str
+    learner: str
+    policies: dict[str, str | None]
+    task_il_only: bool
+
+
+class PlannedMemory(TypedDict):
+    dense_parameters: int
+    buffers: int
+    activations: int
+
+
+class Planned(TypedDict):
+    """What follows from the settings: FLOPs by the published and the dense convention, fractions, bytes."""
+
+    flops_paper: float
+    flops_dense: float
+    data_fraction: float
+    weight_density: float
+    gradient_density: float
+    replay_batches: float
+    paper_memory_ablation: float
+    paper_memory_phone: float
+    memory: PlannedMemory
+
+
+class CellEntry(TypedDict):
+    """A planned cell; ``variant`` holds the settings that differ from what its name implies."""
+
+    path: str
+    groups: list[str]
+    cell: dict[str, Any]
+    variant: dict[str, Any]
+    identity: str
+    planned: Planned
+
+
+class Document(TypedDict):
+    """``plan.json``; keys that are not here are for others."""
+
+    schema: Literal["sparcl-plan/2"]
+    name: str
+    title: str
+    description: str
+    reference: str | None
+    config: Config
+    stream: Stream
+    methods: dict[str, Method]
+    cells: list[CellEntry]
+
+
+class Identified(TypedDict):
+    """Fields of a cell by which configurations are told apart."""
+
+    stream: str
+    method: str
+    sparsity: float
+    buffer: int
+    seed: int
+    params: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells that were asked for. ``reference`` is a method, or empty; ``document`` is the file as it stands."""
+
+    path: Path
+    document: Document
+    name: str
+    title: str
+    description: str
+    reference: str
+    config: Config
+    stream: Stream
+    methods: Mapping[str, Method]
+    cells: tuple[CellEntry, ...]
+
+    @property
+    def runs(self) -> Path:
+        """Folder that holds the run records, beside the plan."""
+        return self.path.parent / "runs"
+
+    @property
+    def fields(self) -> list[str]:
+        """Settings of a cell that are one value each, those of its path first."""
+        leading = ["stream", "method", "sparsity", "buffer", "seed"]
+        others = [key for key in self.cells[0]["cell"] if key not in (*leading, "stream_options", "params")]
+        return leading + others
+
+
+def read(path: str | Path) -> Plan:
+    """Read and check ``plan.json``.
+
+    Raises:
+        UserError: not there, not JSON, not a plan, a path that leaves the folder, or two cells alike.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    data = typed_json.read(path, "plan", LARGEST)
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        found = data.get("schema") if isinstance(data, dict) else type(data).__name__
+        raise UserError(f"{path}: expected a plan with schema '{SCHEMA}', found {one_line(repr(found), 60)}")
+    document = cast(Document, data)
+    problem = typed_json.problem(data, Document, closed=False) or _problem(document)
+    if problem:
+        raise UserError(f"{path}: {problem}")
+    return Plan(
+        path, document, data["name"], data["title"] or data["name"], data["description"], data["reference"] or "",
+        data["config"], data["stream"], data["methods"], tuple(data["cells"]),
+    )  # fmt: skip
+
+
+def _problem(plan: Document) -> str | None:
+    """Say what is wrong beyond the types."""
+    if not plan["cells"]:
+        return "cells: expected at least one cell"
+    if plan["stream"]["tasks"] < 1 or len(plan["stream"]["train_sizes"]) != plan["stream"]["tasks"]:
+        return "stream.train_sizes: expected a number for each of at least one task"
+    fields = plan["cells"][0]["cell"].keys()
+    seen: dict[str, int] = {}
+    for index, entry in enumerate(plan["cells"]):
+        where = f"cells[{index}]"
+        parts = entry["path"].split("/")
+        if any(part in ("", ".", "..") or "\\" in part or not part.isprintable() for part in parts):
+            return f"{where}: path {one_line(repr(entry['path']), 80)}: expected a relative path without '..'"
+        for key in (entry["path"], entry["identity"]):
+            if key in seen:
+                return f"{where}: the same cell as cells[{seen[key]}] ({entry['path']})"
+            seen[key] = index
+        if wrong := typed_json.problem(entry["cell"], Identified, closed=False):
+            return f"{where}.cell.{wrong}"
+        if entry["cell"].keys() != fields:
+            different = sorted(entry["cell"].keys() ^ fields)[0]
+            return f"{where}.cell.{one_line(different, 40)}: expected the same settings as in cells[0]"
+        if entry["cell"]["method"] not in plan["methods"]:
+            return f"methods: expected '{one_line(entry['cell']['method'], 60)}', the method of {where}"
+    return None
+
+
+def swept(config: Config) -> dict[str, list[str]]:
+    """Return the sweeps of a config: group to the parameters that its ``set`` (or its methods' grids) sweeps."""
+    found: dict[str, list[str]] = {}
+    for name, group in config.get("groups", {}).items():
+        sets = [group.get("set", {}), *(grid["set"] for grid in group.get("grid", {}).values())]
+        if any(sets):
+            found[name] = list(dict.fromkeys(key for one in sets for key in one))
+    return found
+
+
+def in_main(groups: Iterable[str], sweeps: Iterable[str]) -> bool:
+    """Whether a cell of these groups is part of the comparisons between methods: some group of it is no sweep."""
+    groups, sweeps = set(groups), set(sweeps)
+    return not groups or not groups <= sweeps
+
+
+def is_sparse_training(family: str, sparsity_policy: str | None) -> bool:
+    """Whether a method is SparCL or one that it competes with (plug-ins of any family name too)."""
+    if family in ("sparse-baseline", "sparcl"):
+        return True
+    return bool(sparsity_policy) and family not in ("ablation", "isolation", "sibling")
+
+
+def shown(value: Any) -> str:
+    """Return a setting's value as paths and tables print it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,1 @@
+"""The tables, one module each; :mod:`analysis.catalog` says which a plan has. How to read them: docs/tables.md."""

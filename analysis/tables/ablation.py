@@ -1,0 +1,61 @@
+"""The ablation: TDM, DDR and DGM, each on and off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from analysis import frames
+from analysis.catalog import ABLATION, PARTS
+from analysis.configurations import Configuration, configurations
+from analysis.frames import Results
+from analysis.tables.columns import (
+    AGAINST,
+    BUFFER,
+    DIFFERENCE,
+    FLOPS,
+    LABEL,
+    MEGABYTE,
+    METRIC_COLUMNS,
+    P_HOLM,
+    SEEDS,
+    SPARSITY,
+)
+from analysis.tables.comparison import comparison
+from analysis.typeset import Column, Table
+
+
+def has_part(row: Configuration, part: str) -> bool:
+    """Return whether a configuration has the part ``part`` ("tdm", "ddr", "dgm") of SparCL."""
+    return row.policies[PARTS[part]] == part
+
+
+def ablation_rows(results: Results) -> list[Configuration]:
+    """The ablation group; without one, SparCL's parts at whatever sparsities the plan has."""
+    group = frames.in_group(results.frame, ABLATION)
+    rows = configurations(group if len(group) else frames.main_rows(results.frame))
+    return rows if len(group) else [row for row in rows if row.family in ("ablation", "sparcl")]
+
+
+def table(results: Results) -> Table:
+    """TDM x DDR x DGM."""
+    rows = ablation_rows(results)
+    columns = [
+        BUFFER, LABEL, SPARSITY,
+        *(Column(part, part.upper(), "flag") for part in PARTS),
+        *METRIC_COLUMNS.values(), *FLOPS,
+        Column("memory", "Memory, paper", "number", "MB"), AGAINST, DIFFERENCE, P_HOLM, SEEDS,
+    ]  # fmt: skip
+
+    def extra(row: Configuration, pool: Sequence[Configuration]) -> dict:
+        return {part: has_part(row, part) for part in PARTS} | {"memory": row.mean("paper_memory_ablation") / MEGABYTE}
+
+    def order(row: Configuration) -> tuple:
+        switched = [has_part(row, part) for part in PARTS]
+        return row.buffer, row.learner, row.sparsity, sum(switched), [not s for s in switched]
+
+    return comparison(
+        results, "ablation", "Ablation: TDM, DDR and DGM", rows, columns,
+        lambda row: f"buffer {row.buffer}, {row.learner}", "a learner and buffer", True,
+        ["TDM off at a sparsity above 0: a fixed mask. Memory by the paper's convention (table memory)."],
+        extra, order,
+    )  # fmt: skip

@@ -1,0 +1,108 @@
+"""A table of configurations, each compared with its reference on the same seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from analysis import frames, statistics
+from analysis.configurations import Configuration, bundle_of, configurations, reference_of
+from analysis.frames import Results
+from analysis.statistics import ALPHA
+from analysis.tables.columns import (
+    COMPARED,
+    FLOPS_NOTE,
+    FORGETTING_NOTE,
+    METRIC_COLUMNS,
+    bold_note,
+    flops_values,
+    identity_columns,
+    identity_values,
+    missing_of,
+    reference_note,
+    spread_note,
+)
+from analysis.typeset import Column, Measure, Row, Table
+
+
+def measures(
+    rows: Sequence[Configuration],
+    metrics: Iterable[str],
+    against: Callable[[Configuration], Configuration | None] = lambda row: None,
+    block: Callable[[Configuration], str] | None = None,
+) -> dict[str, list[Measure]]:
+    """Per metric, the measure of each row: summary, bootstrap, comparison with ``against(row)``, bold.
+
+    Holm's correction is over all rows of the table, per metric. Bold is per block and only for metrics that
+    have a better end (:data:`COMPARED`); joint training, which sees all data at once, does not compete.
+    """
+    references = [against(row) for row in rows]
+    result: dict[str, list[Measure]] = {}
+    for metric in metrics:
+        values = [row.seeds(metric) for row in rows]
+        found = [
+            Measure(
+                statistics.summarize(list(v.values())),
+                statistics.bootstrap_interval(list(v.values())),
+                statistics.compare(v, reference.seeds(metric)) if reference is not None else None,
+            )
+            for v, reference in zip(values, references, strict=True)
+        ]
+        adjusted = statistics.holm([m.paired.p if m.paired else math.nan for m in found])
+        winners: set[int] = set()
+        if block is not None and metric in COMPARED:
+            blocks: dict[str, dict[int, dict[int, float]]] = {}
+            for index, row in enumerate(rows):
+                if row.method != "joint":
+                    blocks.setdefault(block(row), {})[index] = values[index]
+            for competing in blocks.values():
+                if len(competing) > 1:
+                    winners |= statistics.best_with_ties(competing, COMPARED[metric] == "higher", ALPHA)
+        result[metric] = [
+            replace(m, p_holm=p, best=i in winners) for i, (m, p) in enumerate(zip(found, adjusted, strict=True))
+        ]
+    return result
+
+
+def comparison(
+    results: Results, name: str, title: str, rows: list[Configuration], columns: list[Column],
+    block: Callable[[Configuration], str], block_text: str, same_learner: bool, notes: Sequence[str] = (),
+    extra: Callable[[Configuration, Sequence[Configuration]], dict] = lambda row, pool: {},
+    order: Callable | None = None,
+) -> Table:  # fmt: skip
+    """A table of configurations with metrics, FLOPs, and paired differences to the reference."""
+    if order is not None:
+        rows = sorted(rows, key=order)
+    title += f" on {results.plan.stream['label']}"
+    pool = configurations(frames.main_rows(results.frame))
+    reference = results.plan.reference
+
+    def against(row: Configuration) -> Configuration | None:
+        return reference_of(row, pool, reference, same_learner)
+
+    found = measures(rows, METRIC_COLUMNS, against, block)
+    made = []
+    for index, row in enumerate(rows):
+        values: dict[str, Any] = identity_values(row) | flops_values(row, pool) | extra(row, pool)
+        values |= {metric: column[index] for metric, column in found.items()}
+        if row.task_il_only:
+            values |= {metric: None for metric in METRIC_COLUMNS if "class_il" in metric}
+        first, other = found["class_il"][index], against(row)
+        values |= {"difference": first.paired, "p_holm": first.p_holm}
+        values["reference"] = "" if other is None else other.key
+        made.append(Row(values, block(row)))
+    labels = {c.label for c in pool if c.method == reference}
+    text = next(iter(labels), reference)
+    if not reference:
+        text = "the reference (this matrix names none)"
+    elif same_learner and bundle_of(reference):
+        text = f"{text.rpartition('-')[0]} on the same learner, buffer and sparsity"
+    else:
+        text += ", same buffer and sparsity (its lowest sparsity for dense rows)"
+    all_notes = [
+        spread_note(rows), bold_note(rows, block_text), reference_note(text), FORGETTING_NOTE, FLOPS_NOTE,
+        *notes,
+    ]  # fmt: skip
+    return Table(name, title, identity_columns() + columns, made, all_notes, missing_of(rows))

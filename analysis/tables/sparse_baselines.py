@@ -1,0 +1,24 @@
+"""Sparse-training baselines and SparCL."""
+
+from __future__ import annotations
+
+from analysis import frames
+from analysis.configurations import configurations
+from analysis.frames import Results
+from analysis.tables.columns import AGAINST, BUFFER, DIFFERENCE, FLOPS, LABEL, METRIC_COLUMNS, P_HOLM, SEEDS, SPARSITY
+from analysis.tables.comparison import comparison
+from analysis.typeset import Table
+
+
+def table(results: Results) -> Table:
+    """Sparse-training baselines against SparCL, per buffer, learner and sparsity."""
+    rows = configurations(frames.main_rows(results.frame))
+    rows = [row for row in rows if row.sparsity > 0 and row.is_sparse_training]
+    learners = {learner: index for index, learner in enumerate(dict.fromkeys(row.learner for row in rows))}
+    rows.sort(key=lambda row: (row.buffer, learners[row.learner], row.sparsity))
+    columns = [BUFFER, SPARSITY, LABEL, *METRIC_COLUMNS.values(), *FLOPS, AGAINST, DIFFERENCE, P_HOLM, SEEDS]
+    return comparison(
+        results, "sparse_baselines", "Sparse-training baselines and SparCL", rows, columns,
+        lambda row: f"buffer {row.buffer}, {row.learner}, sparsity {row.sparsity}",
+        "a learner, buffer and sparsity", True,
+    )  # fmt: skip
