@@ -23,6 +23,7 @@ from sparcl.components import Clock
 from sparcl.errors import RunError, UserError, one_line
 from sparcl.files import atomic
 from sparcl.running import checkpoint, environment, identity, record
+from sparcl.running.record import Record
 from sparcl.trainer import Diverged, Interrupted, Run, train
 
 RECORD, FAILED, CHECKPOINT = "record.json", "failed.json", "checkpoint"
@@ -63,7 +64,7 @@ def run_cell(
     watch: Callable[[Run], None] = lambda run: None,
     watch_task: Callable[[Run], None] = lambda run: None,
     stop: Callable[[], bool] = lambda: False,
-) -> dict[str, Any]:
+) -> Record:
     """Run ``cell`` and write its record below ``results``; return the record.
 
     ``planned`` is the identity that the cell was planned with: another one here is refused before anything runs. A loss
@@ -102,7 +103,7 @@ def run_cell(
     return earlier
 
 
-def _finished(target: Path, cell: Cell, wanted: str) -> dict[str, Any] | None:
+def _finished(target: Path, cell: Cell, wanted: str) -> Record | None:
     """Return the record at ``target``, or None where there is none; refuse one of another identity."""
     if not target.exists():
         return None
@@ -167,7 +168,7 @@ def _run(
     watch: Callable[[Run], None],
     watch_task: Callable[[Run], None],
     stop: Callable[[], bool],
-) -> dict[str, Any]:
+) -> Record:
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     clock = time.perf_counter()
     target, saved, key = folder / RECORD, folder / CHECKPOINT / "state.ckpt", checkpoint_key(wanted, stream.digest)
