@@ -28,7 +28,7 @@ MAKING = {
     "data": "checking the stream", "collect": "reading the records", "table": "making tables",
     "figure": "making figures", "report": "making the report", "tune": "choosing hyper-parameters",
 }  # fmt: skip
-PLACES = {"table": "tables", "figure": "figures", "report": "report.html", "choice": "tuned.yaml"}
+PLACES = {"tables": "tables", "figures": "figures", "report": "report.html", "choice": "tuned.yaml"}
 OWN = {
     LogEvent.JOB_INFO, LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED, LogEvent.JOB_ERROR, LogEvent.GROUP_INFO,
     LogEvent.GROUP_ERROR, LogEvent.PROGRESS, LogEvent.RESOURCES_INFO,
