@@ -32,7 +32,11 @@ class Run:
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         self.environment = {**without_make(os.environ), "OMP_NUM_THREADS": "1", **(environment or {})}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", HOLDER], env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", HOLDER],
+            env=self.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self.process.stdout is not None
         self.socket, pid = self.process.stdout.readline().split()

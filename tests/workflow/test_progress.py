@@ -117,7 +117,7 @@ def test_durations() -> None:
     assert [clock(s) for s in (-1, 0, 45.4, 723, 12_000)] == ["0:00", "0:00", "0:45", "12:03", "3:20:00"]
 
 
-# -- the handler ---------------------------------------------------------------------------------------------------------
+# -- the handler -------------------------------------------------------------------------------------------------------
 SETTINGS: dict[str, Any] = {
     "printshellcmds": False, "nocolor": True, "quiet": None, "debug_dag": False, "verbose": False,
     "show_failed_logs": False, "stdout": False, "dryrun": False,
