@@ -12,7 +12,7 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-RUN = $(BIN)/python workflow/scripts/run.py --config "$(CONFIG)" --cores "$(CORES)"
+RUN = $(BIN)/snakemake --configfile "$(CONFIG)"
 
 .PHONY: help tables figures report cells tune partial dry-run test lint format api pins hashes clean distclean
 
@@ -37,13 +37,13 @@ ifeq ($(origin CONFIG),file)
 tune: CONFIG = config/tune-split-digits.yaml
 endif
 tables figures report cells tune: $(STAMP)
-	@$(RUN) $(target) $(ARGS)
+	@$(RUN) --cores "$(CORES)" $(ARGS) -- $(target)
 
 partial: $(STAMP)
-	@$(BIN)/snakemake --cores "$(CORES)" --configfile "$(CONFIG)" --config partial=true $(ARGS) -- all
+	@$(RUN) --cores "$(CORES)" --config partial=true $(ARGS) -- all
 
 dry-run: $(STAMP)
-	@$(BIN)/snakemake --dry-run --configfile "$(CONFIG)" $(ARGS) -- all
+	@$(RUN) --dry-run $(ARGS) -- all
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
@@ -75,7 +75,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 		echo 'error: $(PYTHON) cannot make a virtual environment (on Debian: apt install python3-venv)' >&2; exit 2; }
 	@echo 'setting up $(VENV): the first time this downloads PyTorch and takes some minutes'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --config-settings editable_mode=compat --editable '.[bench,test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench,test]'
 	@touch $@
 
 clean:

@@ -28,7 +28,7 @@ MAKING = {
     "data": "checking the stream", "collect": "reading the records", "table": "making tables",
     "figure": "making figures", "report": "making the report", "tune": "choosing hyper-parameters",
 }  # fmt: skip
-PLACES = {"table": "tables", "figure": "figures", "report": "report.html", "choice": "tuned.yaml"}
+PLACES = {"tables": "tables", "figures": "figures", "report": "report.html", "choice": "tuned.yaml"}
 OWN = {
     LogEvent.JOB_INFO, LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED, LogEvent.JOB_ERROR, LogEvent.GROUP_INFO,
     LogEvent.GROUP_ERROR, LogEvent.PROGRESS, LogEvent.RESOURCES_INFO,
@@ -54,7 +54,7 @@ class LogHandler(LogHandlerBase):
         self.making: set[str] = set()
         self.failed: dict[str, tuple[str, str]] = {}  # cell or rule -> why, log
         self.ending: dict[str, Any] = {}
-        self.printed = (0.0, 0)
+        self.printed = (0.0, (0, 0))  # when the last line was, and what had ended then
         self.closed = threading.Event()
 
     def emit(self, record: LogRecord) -> None:
@@ -127,11 +127,11 @@ class LogHandler(LogHandlerBase):
 
     def _line(self, now: float) -> None:
         assert self.progress is not None
-        done = self.progress.done
+        ended = (len(self.progress.finished), len(self.progress.failed))
+        is_news = ended != self.printed[1]
         waited = now - (self.printed[0] or self.progress.began)
-        is_due = waited >= (LINE_SECONDS if done != self.printed[1] else QUIET_SECONDS)
-        if is_due or (done == self.cells != self.printed[1]):
-            self.printed = (now, done)
+        if waited >= (LINE_SECONDS if is_news else QUIET_SECONDS) or (is_news and sum(ended) == self.cells):
+            self.printed = (now, ended)
             self._say(self.progress.line(now))
 
     def close(self) -> None:

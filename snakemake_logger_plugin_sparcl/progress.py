@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,29 +80,31 @@ class Progress:
     def left(self, now: float) -> float | None:
         """Return about how many seconds the rest takes, or ``None`` before the first cell has ended.
 
-        The work that is left is shared by as many cells at a time as run now, or ran on average; and the last cell
-        cannot end before it has had its own time.
+        The work that is left is shared by as many cells at a time as run now, or ran on average. At the end places are
+        idle while the last cells run: for half of the longest one's time, on average.
         """
         if not self.weight:
             return None
         speed = self.took / self.weight
         working = {cell: now - state.began for cell, state in self.running.items() if state.began is not None}
         rests = [max(speed * self._weight(cell) - spent, OVERRUN * spent) for cell, spent in working.items()]
-        queued = sum(self._weight(cell) for cell in self.running if cell not in working)
+        queued = [self._weight(cell) for cell in self.running if cell not in working]
         at_once = max(len(working), (self.took + sum(working.values())) / max(now - self.began, 1e-9), 1.0)
-        work = sum(rests) + speed * (queued + self._unannounced())
-        return max([work / at_once, *rests])
+        ahead = self._unannounced()
+        work = sum(rests) + speed * (sum(queued) + sum(ahead))
+        tail = speed * max([*queued, *ahead], default=0.0) / 2 * (1 - 1 / at_once)
+        return max([work / at_once + tail, *rests])
 
     def _weight(self, cell: str) -> float:
         return self.seconds.get(cell, self.mean)
 
-    def _unannounced(self) -> float:
-        """Return the estimate of cells that no job has been started for: those without a record come first."""
+    def _unannounced(self) -> list[float]:
+        """Return the estimates of cells that no job has been started for: those without a record come first."""
         count = max(self.total - self.done - len(self.running), 0)
         known = [self._weight(cell) for cell in self.ahead]
         if len(known) > count:
-            return count * _mean(known)
-        return sum(known) + (count - len(known)) * self.mean
+            return [sum(known) / len(known)] * count
+        return known + [self.mean] * (count - len(known))
 
     def line(self, now: float) -> str:
         """Return "cells 120/600 (20 %), 1 failed, 4:10 elapsed, about 16:40 left"."""
@@ -121,8 +123,3 @@ def _changed(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return 0.0
-
-
-def _mean(values: Iterable[float]) -> float:
-    listed = list(values)
-    return sum(listed) / len(listed)

@@ -41,7 +41,7 @@ if not PARTIAL:
         shell:
             launch(
                 "--gpus {resources.gpu} sparcl run --cell {params.cell:q} --identity {params.identity}"
-                f" --results {RESULTS} --threads {{threads}} --quiet > {{log:q}} 2>&1"
+                f" --results {RESULTS} --threads {{threads}} > {{log:q}} 2>&1"
             )
 
 

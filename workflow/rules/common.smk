@@ -66,9 +66,9 @@ def launch(command):
 
 
 def analysis_of(command, out=RESULTS):
-    """Return the shell command of a job that makes something of the records."""
+    """Return the shell command of a job that makes something of the records. The tidy table lies beside the plan."""
     return launch(
-        f"analysis {command} --plan {PLAN_FILE} --results {RESULTS} --out {out} > {{log:q}} 2>&1"
+        f"analysis {command} --plan {PLAN_FILE} --out {out} > {{log:q}} 2>&1"
     )
 
 
