@@ -32,10 +32,10 @@ defaults: {epochs: 1, width: 4}
 groups:
   one: {methods: [er], buffers: [20]}
 """
-OPTIONS = (
-    "--workflow-profile profiles/slurm --slurm-status-command squeue --slurm-no-account --latency-wait 20 "
-    "--seconds-between-status-checks 2 --slurm-init-seconds-before-status-checks 2"
-).split()
+OPTIONS = [
+    "--workflow-profile", "profiles/slurm", "--slurm-status-command", "squeue", "--slurm-no-account",
+    "--latency-wait", "20", "--seconds-between-status-checks", "2", "--slurm-init-seconds-before-status-checks", "2",
+]  # fmt: skip
 
 
 def skip(reason: str) -> None:
