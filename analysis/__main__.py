@@ -38,9 +38,7 @@ def parser() -> argparse.ArgumentParser:
     }.items():
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         if name in ("table", "figure"):
-            command.add_argument(
-                "names", nargs="*", metavar="NAME", help="which ones (default: all of the plan)"
-            )
+            command.add_argument("names", nargs="*", metavar="NAME", help="which ones (default: all of the plan)")
         command.add_argument("--plan", required=True, type=Path, help="plan.json; records lie in runs/ beside it")
         if name != "collect":
             command.add_argument("--results", type=Path, help="folder of results.csv.gz (default: the plan's)")

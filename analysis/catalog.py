@@ -6,8 +6,8 @@ missing; the file then says what it lacks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import Any
 
 from analysis.plan import Document, in_main, is_sparse_training, swept
 
@@ -18,139 +18,102 @@ ABLATION = "ablation"
 SWEEP = "sweep_"
 """What the names of a sweep's table and figure begin with; the group's name follows."""
 
-
-@dataclass(frozen=True)
-class _Cell:
-    """What decides: the method's facts, sparsity, buffer and groups of a planned cell; no seed."""
-
-    method: str
-    family: str
-    learner: str
-    parts: frozenset[str]
-    is_sparse: bool
-    task_il_only: bool
-    sparsity: float
-    buffer: int
-    in_ablation: bool
+Cells = list[dict[str, Any]]
+"""The cells of the comparisons between methods without their seeds: what decides about a table or figure."""
 
 
-def _main_cells(plan: Document) -> set[_Cell]:
-    sweeps, found = swept(plan["config"]), set()
+def _main_cells(plan: Document) -> Cells:
+    sweeps, found = swept(plan["config"]), {}
     for entry in plan["cells"]:
         if in_main(entry["groups"], sweeps):
-            cell = entry["cell"]
-            facts = plan["methods"][cell["method"]]
+            method, sparsity, buffer = (entry["cell"][key] for key in ("method", "sparsity", "buffer"))
+            facts = plan["methods"][method]
             policies = facts["policies"]
-            sparse = cell["sparsity"] > 0 and is_sparse_training(facts["family"], policies.get("sparsity"))
-            parts = frozenset(part for part, kind in PARTS.items() if policies.get(kind) == part)
-            found.add(
-                _Cell(
-                    cell["method"],
-                    facts["family"],
-                    facts["learner"],
-                    parts,
-                    sparse,
-                    facts["task_il_only"],
-                    cell["sparsity"],
-                    cell["buffer"],
-                    ABLATION in entry["groups"],
-                )
-            )
-    return found
+            found[method, sparsity, buffer] = {
+                "method": method,
+                "family": facts["family"],
+                "task_il_only": facts["task_il_only"],
+                "sparsity": sparsity,
+                "setting": (facts["learner"], buffer, sparsity),
+                "dense": (method, buffer, sparsity),
+                "is_sparse": sparsity > 0 and is_sparse_training(facts["family"], policies.get("sparsity")),
+                "parts": {part for part, kind in PARTS.items() if policies.get(kind) == part},
+                "in_ablation": ABLATION in entry["groups"],
+            }
+    return list(found.values())
 
 
-def _has_rivals(cells: set[_Cell]) -> bool:
-    ours = [c for c in cells if c.family == "sparcl" and c.sparsity > 0]
+def _rivals(cells: Cells) -> bool:
+    """SparCL, and the dense learner or another sparse-training method in its setting."""
+    ours = {c["setting"] for c in cells if c["family"] == "sparcl" and c["sparsity"] > 0}
+    dense = {(learner, buffer, 0) for learner, buffer, _ in ours}
     return any(
-        (c.method == own.learner and c.sparsity == 0)
-        or (c.is_sparse and c.family != "sparcl" and (c.learner, c.sparsity) == (own.learner, own.sparsity))
-        for own in ours
-        for c in cells
-        if c.buffer == own.buffer
+        c["dense"] in dense or (c["is_sparse"] and c["family"] != "sparcl" and c["setting"] in ours) for c in cells
     )
 
 
-def _ablation(cells: set[_Cell]) -> list[_Cell]:
-    named = [c for c in cells if c.in_ablation]
-    rows = named or [c for c in cells if c.family in ("ablation", "sparcl")]
-    return rows if any(c.family == "ablation" for c in rows) else []
+def _ablation(cells: Cells) -> Cells:
+    rows = [c for c in cells if c["in_ablation"]] or [c for c in cells if c["family"] in ("ablation", "sparcl")]
+    return rows if any(c["family"] == "ablation" for c in rows) else []
 
 
-def _has_effects(cells: set[_Cell]) -> bool:
+def _effects(cells: Cells) -> bool:
+    """Two cells of the ablation that differ in one part."""
     rows = _ablation(cells)
-    return any(
-        len(on.parts - off.parts) == 1 and off.parts < on.parts
-        for on in rows
-        for off in rows
-        if (on.learner, on.buffer, on.sparsity) == (off.learner, off.buffer, off.sparsity)
-    )
+    pairs = ((on, off) for on in rows for off in rows if on["setting"] == off["setting"])
+    return any(off["parts"] < on["parts"] and len(on["parts"] - off["parts"]) == 1 for on, off in pairs)
 
 
-def _has_dense_or_sparcl(cells: set[_Cell]) -> bool:
-    return any(c.family not in ("sparse-baseline", "ablation") for c in cells)
+def _sparse(cells: Cells) -> bool:
+    return any(c["is_sparse"] for c in cells)
 
 
-def _has_baselines(cells: set[_Cell]) -> bool:
-    return any(c.family == "sparse-baseline" and c.sparsity > 0 for c in cells)
+def _by_task(cells: Cells) -> bool:
+    return any(not c["task_il_only"] and c["method"] != "joint" for c in cells)
 
 
-def _has_sparse(cells: set[_Cell]) -> bool:
-    return any(c.is_sparse for c in cells)
-
-
-def _has_levels(cells: set[_Cell]) -> bool:
-    return len({c.sparsity for c in cells if c.is_sparse}) > 1
-
-
-def _has_class_il(cells: set[_Cell]) -> bool:
-    return any(not c.task_il_only for c in cells)
-
-
-def _has_tasks(cells: set[_Cell]) -> bool:
-    return any(not c.task_il_only and c.method != "joint" for c in cells)
-
-
-Applies = Callable[[set[_Cell]], bool]
+Applies = Callable[[Cells], object]
 TABLES: dict[str, Applies] = {
-    "overall": _has_rivals,
-    "continual_learning": _has_dense_or_sparcl,
-    "sparse_baselines": _has_baselines,
-    "ablation": lambda cells: bool(_ablation(cells)),
-    "ablation_effects": _has_effects,
+    "overall": _rivals,
+    "continual_learning": lambda cells: any(c["family"] not in ("sparse-baseline", "ablation") for c in cells),
+    "sparse_baselines": lambda cells: any(c["family"] == "sparse-baseline" and c["sparsity"] > 0 for c in cells),
+    "ablation": _ablation,
+    "ablation_effects": _effects,
     "memory": bool,
     "sweep": bool,
     "published": lambda cells: True,
     "all_cells": lambda cells: True,
 }
 FIGURES: dict[str, Applies] = {
-    "accuracy_vs_flops": _has_sparse,
-    "accuracy_vs_sparsity": _has_levels,
-    "accuracy_per_task": _has_tasks,
-    "accuracy_matrices": _has_class_il,
-    "forgetting_bars": _has_tasks,
+    "accuracy_vs_flops": _sparse,
+    "accuracy_vs_sparsity": lambda cells: len({c["sparsity"] for c in cells if c["is_sparse"]}) > 1,
+    "accuracy_per_task": _by_task,
+    "accuracy_matrices": lambda cells: any(not c["task_il_only"] for c in cells),
+    "forgetting_bars": _by_task,
     "sweep": bool,
-    "mask_dynamics": _has_sparse,
+    "mask_dynamics": _sparse,
     "flops_breakdown": bool,
 }
 
 
-def _names(plan: Document, known: dict[str, Applies]) -> Iterator[str]:
-    cells = _main_cells(plan)
-    for name, applies in known.items():
-        if name == "sweep":
-            yield from (SWEEP + group for group in swept(plan["config"]))
-        elif applies(cells):
-            yield name
-
-
 def tables(plan: Document) -> list[str]:
     """Return the names of the tables that a plan (``plan.json`` as it was read) gives, in the report's order."""
-    return list(_names(plan, TABLES))
+    return _names(plan, TABLES)
 
 
 def figures(plan: Document) -> list[str]:
     """Return the names of the figures that a plan gives, in the report's order."""
-    return list(_names(plan, FIGURES))
+    return _names(plan, FIGURES)
+
+
+def _names(plan: Document, known: dict[str, Applies]) -> list[str]:
+    cells, found = _main_cells(plan), []
+    for name, applies in known.items():
+        if name == "sweep":
+            found += [SWEEP + group for group in swept(plan["config"])]
+        elif applies(cells):
+            found.append(name)
+    return found
 
 
 def module_of(name: str) -> str:

@@ -11,16 +11,7 @@ import pandas as pd
 from analysis import plan
 from analysis.frames import DONE, POLICIES
 
-FAMILY_ORDER = (
-    "bound",
-    "regularization",
-    "isolation",
-    "sibling",
-    "rehearsal",
-    "sparse-baseline",
-    "ablation",
-    "sparcl",
-)
+FAMILY_ORDER = ("bound", "regularization", "isolation", "sibling", "rehearsal", "sparse-baseline", "ablation", "sparcl")
 
 
 class Configuration:
@@ -89,6 +80,19 @@ def configurations(frame: pd.DataFrame) -> list[Configuration]:
         return c.buffer, family, planned[c.method], c.sparsity, c.setting
 
     return sorted(found, key=order)
+
+
+def by_values(rows: Sequence[Configuration], parameters: Sequence[str]) -> list[Configuration]:
+    """Return configurations by learner, buffer, sparsity and method, then by their parameters: numbers before texts."""
+
+    def order(value: Any) -> tuple[bool, float, str]:
+        is_number = isinstance(value, int | float)
+        return not is_number, float(value) if is_number else 0.0, str(value)
+
+    def key(row: Configuration) -> tuple:
+        return row.learner, row.buffer, row.sparsity, row.method, [order(row.params.get(name)) for name in parameters]
+
+    return sorted(rows, key=key)
 
 
 def bundle_of(method: str) -> str:

@@ -194,6 +194,11 @@ def swept(config: Config) -> dict[str, list[str]]:
     return found
 
 
+def sweep_title(config: Config, group: str) -> str:
+    """Return what the config calls a sweep, or its name and what it sweeps."""
+    return config["groups"][group].get("title") or f"Sweep {group}: {', '.join(swept(config)[group])}"
+
+
 def in_main(groups: Iterable[str], sweeps: Iterable[str]) -> bool:
     """Whether a cell of these groups is part of the comparisons between methods: some group of it is no sweep."""
     groups, sweeps = set(groups), set(sweeps)

@@ -112,10 +112,7 @@ def summarize(values: Sequence[float] | np.ndarray, confidence: float = 0.95) ->
 
 
 def bootstrap_interval(
-    values: Sequence[float],
-    confidence: float = 0.95,
-    resamples: int = BOOTSTRAP_RESAMPLES,
-    seed: int = BOOTSTRAP_SEED,
+    values: Sequence[float], confidence: float = 0.95, resamples: int = BOOTSTRAP_RESAMPLES, seed: int = BOOTSTRAP_SEED
 ) -> tuple[float, float]:
     """Bias-corrected and accelerated (BCa) bootstrap interval of the mean; the same on every call.
 

@@ -391,9 +391,4 @@ def _sort_key(value: object) -> str:
     return str(int(value)) if isinstance(value, bool) else str(value)
 
 
-FORMATS: dict[str, Callable[[Table], str]] = {
-    "csv": to_csv,
-    "md": to_markdown,
-    "tex": to_latex,
-    "html": to_html,
-}
+FORMATS: dict[str, Callable[[Table], str]] = {"csv": to_csv, "md": to_markdown, "tex": to_latex, "html": to_html}

@@ -25,12 +25,14 @@ TEMPLATES = Path(__file__).parent / "templates"
 LONGEST = 30
 RESERVED = ("protocol", "stream")
 """First parts of parameter keys that belong to the suite."""
-TAKEN_CLASSES = ("Any", "Clock", "ClassVar", "DataPolicy", "GradientPolicy", "Mapping", "MaskSet", "Parameter", "Run",
-                 "SparsityPolicy", "Tensor", "UserError")  # fmt: skip
+TAKEN_CLASSES = (
+    *("Any", "Clock", "DataPolicy", "GradientPolicy", "Mapping", "MaskSet", "Run"),
+    *("SparsityPolicy", "Tensor", "UserError"),
+)
 TESTED = {
-    "sparsity": ("cell, masks, planning, streams, trainer", "{cls}, redrawn"),
-    "gradient": ("cell, planning, streams, trainer", "{cls}, learning"),
-    "data": ("cell, planning, streams, trainer", "{cls}, removed_after"),
+    "sparsity": ("masks, resolve, streams, trainer", "{cls}, redrawn"),
+    "gradient": ("resolve, streams, trainer", "{cls}, learning"),
+    "data": ("resolve, streams, trainer", "{cls}, removed_after"),
 }
 
 
@@ -161,7 +163,7 @@ def _imports(draft: Draft, module: str) -> str:
     suite, own = TESTED[draft.kind]
     names = sorted(own.format(cls=draft.cls).split(", "), key=lambda n: (n.islower(), n))
     lines = [f"from {module} import {', '.join(names)}", f"from sparcl import {suite}",
-             "from sparcl.errors import UserError"]  # fmt: skip
+             "from sparcl.costs import planning", "from sparcl.errors import UserError"]  # fmt: skip
     if draft.kind == "data":
         lines.append("from sparcl.components import Clock")
     return "\n".join(sorted(lines, key=lambda line: line.split()[1]))

@@ -16,12 +16,16 @@ from sparcl.components import Clock
 from sparcl.masks import MaskSet
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="run the tests marked slow as well")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if "slow" in config.option.markexpr:
+    if config.getoption("--all") or "slow" in config.option.markexpr:
         return
-    for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="slow; run with -m slow"))
+    chosen = [item for item in items if "slow" not in item.keywords]
+    config.hook.pytest_deselected(items=[item for item in items if "slow" in item.keywords])
+    items[:] = chosen
 
 
 @pytest.fixture(scope="session", autouse=True)

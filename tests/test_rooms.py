@@ -17,10 +17,13 @@ FORBIDDEN = {
 }
 LIGHT = {
     "sparcl.running.record",
+    "sparcl.costs.memory",
     "sparcl.costs.published",
     "sparcl.files.atomic",
-    "sparcl.errors",
     "sparcl.files.strict_yaml",
+    "sparcl.files.typed_json",
+    "sparcl.errors",
+    "sparcl.metrics",
 }
 
 
@@ -49,6 +52,21 @@ def test_the_analysis_takes_only_light_modules_of_the_library() -> None:
         taken = {name for name in imports(path) if name.startswith("sparcl.")}
         taken = {name for name in taken if (TOP / f"{name.replace('.', '/')}.py").exists()}
         assert taken <= LIGHT, f"{path.relative_to(TOP)} imports {', '.join(sorted(taken - LIGHT))}"
+
+
+def arrows(room: str) -> dict[str, set[str]]:
+    """Return which modules of a room each of its modules imports, anywhere in it, TYPE_CHECKING included."""
+    files = {".".join(path.relative_to(TOP).with_suffix("").parts): path for path in (TOP / room).rglob("*.py")}
+    return {name: imports(path) & files.keys() - {name} for name, path in files.items()}
+
+
+@pytest.mark.parametrize("room", ["analysis"])
+def test_no_room_has_a_circle(room: str) -> None:
+    left = arrows(room)
+    assert len(left) > 5
+    while done := {name for name, wanted in left.items() if not wanted & left.keys()}:
+        left = {name: wanted for name, wanted in left.items() if name not in done}
+    assert not left, f"a circle among {', '.join(sorted(left))}"
 
 
 @pytest.mark.parametrize("module", ["sparcl", "sparcl.running.record", "sparcl.worker", "analysis.__main__"])

@@ -183,14 +183,7 @@ def _others(ax: Axes, others: Sequence[Configuration]) -> None:
     places = style.spread([c.mean("class_il") for c in inside], gap, low + gap, high - gap)
     for c, place in zip(inside, places, strict=True):
         x = c.mean("flops_executed")
-        ax.plot(
-            x,
-            c.mean("class_il"),
-            linestyle="none",
-            markersize=5,
-            zorder=2,
-            **_grey(c),
-        )
+        ax.plot(x, c.mean("class_il"), linestyle="none", markersize=5, zorder=2, **_grey(c))
         ax.annotate(
             level_label(c),
             (x, c.mean("class_il")),

@@ -46,16 +46,7 @@ def draw(scene: Scene) -> Drawing | None:
             for line in lines:
                 width = parts.get(line, 0.0) / (total / 100 if relative else 10**power)
                 face, hatch = shades[line]
-                ax.barh(
-                    place,
-                    width,
-                    left=left,
-                    height=0.72,
-                    color=face,
-                    hatch=hatch,
-                    edgecolor="white",
-                    linewidth=0.3,
-                )
+                ax.barh(place, width, left=left, height=0.72, color=face, hatch=hatch, edgecolor="white", linewidth=0.3)
                 left += width
             if not relative:
                 ax.annotate(
@@ -76,12 +67,7 @@ def draw(scene: Scene) -> Drawing | None:
     axes[0][1].set_xlim(0, 100)
     handles = [
         axes[0][0].barh(
-            0,
-            0,
-            color=shades[line][0],
-            hatch=shades[line][1],
-            edgecolor="white",
-            label=line.replace("_", " "),
+            0, 0, color=shades[line][0], hatch=shades[line][1], edgecolor="white", label=line.replace("_", " ")
         )
         for line in lines
     ]

@@ -40,12 +40,7 @@ def draw(scene: Scene) -> Drawing | None:
                         path_effects=style.halo())  # fmt: skip
             end = s.mean if math.isnan(s.ci_high) else s.ci_high
             ax.annotate(
-                f"{s.mean:.1f}",
-                (end, place),
-                xytext=(3, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=6.5,
+                f"{s.mean:.1f}", (end, place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=6.5
             )
         ax.set_yticks(range(len(shown)), [level_label(c) for c in shown])
         ax.tick_params(axis="y", labelsize=6.8, length=0)

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 
 from analysis import frames
 from analysis.catalog import SWEEP
-from analysis.configurations import Configuration, configurations
+from analysis.configurations import Configuration, by_values, configurations
 from analysis.figures import style
 from analysis.figures.scene import (
     BAND,
@@ -31,7 +31,7 @@ from analysis.figures.scene import (
     summary,
 )
 from analysis.figures.style import BLACK
-from analysis.plan import shown, swept
+from analysis.plan import shown, sweep_title, swept
 
 PANELS = {"class_il": "Class-IL accuracy (%)", "flops_executed": "Training FLOPs, executed ledger"}
 TASK_IL = "Task-IL accuracy (%)"
@@ -56,7 +56,7 @@ def draw(scene: Scene, group: str) -> Drawing | None:
     pairs = list(zip(axes[0], panels.items(), strict=True))
     drawn, off = list(rows), {}
     if listed:
-        _listed(pairs, sorted(done, key=_order(parameters)), parameters)
+        _listed(pairs, by_values(done, parameters), parameters)
     else:
         others = [key for key in parameters if key != axis]
         off = {c.key: found for c in done if (found := _without(scene, c, axis))}
@@ -65,14 +65,13 @@ def draw(scene: Scene, group: str) -> Drawing | None:
     settings = sorted({(c.label, c.buffer, c.sparsity) for c in done})
     text = "; ".join(f"{label}, sparsity {sparsity:.2f}, buffer {buffer}" for label, buffer, sparsity in settings)
     text = text if len(settings) < 4 else f"{len(settings)} configurations"
-    title = scene.results.plan.config["groups"][group].get("title") or f"Sweep {group}"
+    title = sweep_title(scene.results.plan.config, group)
     missing = missing_of({c.key: c for c in drawn}.values())
     figure.suptitle(f"{title} ({text}) on {scene.label}", fontsize=10, fontweight="bold", x=0.01, ha="left")
     style.footnote(figure, f"{seeds_text(drawn)}; small dots: single seeds{missing_text(missing)}")
-    interval = "95 % t-interval" if listed else "95 % t-band from 3 seeds on"
     dotted = ", ".join(sorted({c.label for c in off.values()}))
     caption = (
-        f"Final accuracy (left; mean, {interval}, single seeds as dots) and executed training FLOPs (right) "
+        f"Final accuracy (left; mean, 95 % t-interval, single seeds as dots) and executed training FLOPs (right) "
         f"{'of each setting' if listed else 'against'} {'of ' if listed else ''}{', '.join(parameters)}, all else "
         f"equal: {text}. {f'Dotted: {dotted}. ' if dotted else ''}{scene.label}, {seeds_text(drawn)}."
     )
@@ -81,16 +80,6 @@ def draw(scene: Scene, group: str) -> Drawing | None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _order(parameters: Sequence[str]):
-    """Order of the rows of a list: method by method, numbers before texts."""
-
-    def key(c: Configuration) -> tuple:
-        values = [c.params.get(parameter) for parameter in parameters]
-        return c.method, c.buffer, c.sparsity, [(not _is_number(v), v if _is_number(v) else 0, str(v)) for v in values]
-
-    return key
 
 
 def _without(scene: Scene, c: Configuration, parameter: str) -> Configuration | None:
@@ -115,7 +104,7 @@ def _lines(
 ) -> None:
     """A line for each method, buffer, sparsity and value of the other parameter."""
     lines: dict[tuple, list[Configuration]] = {}
-    for c in sorted(done, key=_order([*others, axis])):
+    for c in by_values(done, [*others, axis]):
         lines.setdefault((c.label, c.buffer, c.sparsity, *(c.params.get(key) for key in others)), []).append(c)
     several = len({key[:3] for key in lines}) > 1
     shades = dict.fromkeys(key[3:] for key in lines)
@@ -125,9 +114,8 @@ def _lines(
         for key, line in lines.items():
             parts = [f"{level_label(line[0])}, buffer {line[0].buffer}" if several else line[0].label]
             parts += [f"{name} {shown(value)}" for name, value in zip(others, key[3:], strict=True)]
-            _line(
-                ax, line, axis, metric, ", ".join(parts[1:] if others and not several else parts), palette.get(key[3:])
-            )
+            name = ", ".join(parts[1:] if others and not several else parts)
+            _line(ax, line, axis, metric, name, palette.get(key[3:]), band=len(lines) < 3)
         for other in {c.key: c for c in off.values()}.values():
             ax.axhline(other.mean(metric), color=BLACK, linestyle=":", linewidth=1.2, label=other.label)
         values = sorted({float(c.params[axis]) for c in done})
@@ -142,14 +130,18 @@ def _lines(
         flops.legend(loc="lower left")
 
 
-def _line(ax: Axes, line: Sequence[Configuration], axis: str, metric: str, label: str, color: Any) -> None:
+def _line(ax: Axes, line: Sequence[Configuration], axis: str, metric: str, label: str, color: Any, band: bool) -> None:
+    """One line; its 95 % intervals as a band where few lines share the panel, else as bars."""
     x = [float(c.params[axis]) for c in line]
     sums = [summary(c, metric) for c in line]
     marks = look(line[0]).marks
     if color is not None:
         marks |= {"color": color, "markeredgecolor": color, "markerfacecolor": color}
     ax.plot(x, [s.mean for s in sums], linestyle=look(line[0]).line, zorder=4, label=label, **marks)
-    if not any(s.n < BAND_MIN_N for s in sums):
+    if not band:
+        for at, s in zip(x, sums, strict=True):
+            ax.errorbar(at, s.mean, yerr=errors(s), color=marks["color"], linewidth=0.7, alpha=0.6)
+    elif not any(s.n < BAND_MIN_N for s in sums):
         low, high = [s.ci_low for s in sums], [s.ci_high for s in sums]
         ax.fill_between(x, low, high, color=marks["color"], alpha=BAND, linewidth=0)
     if metric == "flops_executed":

@@ -59,6 +59,6 @@ def table(results: Results) -> Table:
     notes = [
         "Paired on the same seeds, all else equal, 95 % t-interval; p: paired t-test, Holm-corrected over "
         "the table. Hedges g: mean difference over the deviation of the differences, corrected for small "
-        "samples.",
+        "samples."
     ]
     return Table("ablation_effects", "Ablation: effect of each part", columns, made, notes, missing_of(rows))

@@ -11,19 +11,7 @@ from analysis import frames, statistics
 from analysis.configurations import Configuration, bundle_of, configurations, reference_of
 from analysis.frames import Results
 from analysis.statistics import ALPHA
-from analysis.tables.columns import (
-    COMPARED,
-    FLOPS_NOTE,
-    FORGETTING_NOTE,
-    METRIC_COLUMNS,
-    bold_note,
-    flops_values,
-    identity_columns,
-    identity_values,
-    missing_of,
-    reference_note,
-    spread_note,
-)
+from analysis.tables import columns as shared
 from analysis.typeset import Column, Measure, Row, Table
 
 
@@ -36,7 +24,7 @@ def measures(
     """Per metric, the measure of each row: summary, bootstrap, comparison with ``against(row)``, bold.
 
     Holm's correction is over all rows of the table, per metric. Bold is per block and only for metrics that
-    have a better end (:data:`COMPARED`); joint training, which sees all data at once, does not compete.
+    have a better end; joint training, which sees all data at once, does not compete.
     """
     references = [against(row) for row in rows]
     result: dict[str, list[Measure]] = {}
@@ -52,14 +40,14 @@ def measures(
         ]
         adjusted = statistics.holm([m.paired.p if m.paired else math.nan for m in found])
         winners: set[int] = set()
-        if block is not None and metric in COMPARED:
+        if block is not None and metric in shared.COMPARED:
             blocks: dict[str, dict[int, dict[int, float]]] = {}
             for index, row in enumerate(rows):
                 if row.method != "joint":
                     blocks.setdefault(block(row), {})[index] = values[index]
             for competing in blocks.values():
                 if len(competing) > 1:
-                    winners |= statistics.best_with_ties(competing, COMPARED[metric] == "higher", ALPHA)
+                    winners |= statistics.best_with_ties(competing, shared.COMPARED[metric] == "higher", ALPHA)
         result[metric] = [
             replace(m, p_holm=p, best=i in winners) for i, (m, p) in enumerate(zip(found, adjusted, strict=True))
         ]
@@ -67,10 +55,10 @@ def measures(
 
 
 def comparison(
-    results: Results, name: str, title: str, rows: list[Configuration], columns: list[Column],
+    results: Results, name: str, title: str, rows: list[Configuration], leading: list[Column],
     block: Callable[[Configuration], str], block_text: str, same_learner: bool, notes: Sequence[str] = (),
     extra: Callable[[Configuration, Sequence[Configuration]], dict] = lambda row, pool: {},
-    order: Callable | None = None,
+    order: Callable | None = None, trailing: Sequence[Column] = (),
 ) -> Table:  # fmt: skip
     """A table of configurations with metrics, FLOPs, and paired differences to the reference."""
     if order is not None:
@@ -82,13 +70,13 @@ def comparison(
     def against(row: Configuration) -> Configuration | None:
         return reference_of(row, pool, reference, same_learner)
 
-    found = measures(rows, METRIC_COLUMNS, against, block)
+    found = measures(rows, shared.METRIC_COLUMNS, against, block)
     made = []
     for index, row in enumerate(rows):
-        values: dict[str, Any] = identity_values(row) | flops_values(row, pool) | extra(row, pool)
+        values: dict[str, Any] = shared.identity_values(row) | shared.flops_values(row, pool) | extra(row, pool)
         values |= {metric: column[index] for metric, column in found.items()}
         if row.task_il_only:
-            values |= {metric: None for metric in METRIC_COLUMNS if "class_il" in metric}
+            values |= {metric: None for metric in shared.METRIC_COLUMNS if "class_il" in metric}
         first, other = found["class_il"][index], against(row)
         values |= {"difference": first.paired, "p_holm": first.p_holm}
         values["reference"] = "" if other is None else other.key
@@ -102,7 +90,12 @@ def comparison(
     else:
         text += ", same buffer and sparsity (its lowest sparsity for dense rows)"
     all_notes = [
-        spread_note(rows), bold_note(rows, block_text), reference_note(text), FORGETTING_NOTE, FLOPS_NOTE,
+        shared.spread_note(rows), shared.bold_note(rows, block_text), shared.reference_note(text),
+        shared.FORGETTING_NOTE, shared.FLOPS_NOTE,
         *notes,
     ]  # fmt: skip
-    return Table(name, title, identity_columns() + columns, made, all_notes, missing_of(rows))
+    columns = [
+        *shared.identity_columns(), *leading, *shared.METRIC_COLUMNS.values(), *shared.FLOPS, *trailing, shared.AGAINST,
+        shared.DIFFERENCE, shared.P_HOLM, shared.SEEDS,
+    ]  # fmt: skip
+    return Table(name, title, columns, made, all_notes, shared.missing_of(rows))

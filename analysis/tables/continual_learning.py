@@ -5,7 +5,7 @@ from __future__ import annotations
 from analysis import frames
 from analysis.configurations import configurations
 from analysis.frames import Results
-from analysis.tables.columns import AGAINST, BUFFER, DIFFERENCE, FLOPS, LABEL, METRIC_COLUMNS, P_HOLM, SEEDS, SPARSITY
+from analysis.tables.columns import BUFFER, LABEL, SPARSITY
 from analysis.tables.comparison import comparison
 from analysis.typeset import DASH, Table
 
@@ -14,13 +14,13 @@ def table(results: Results) -> Table:
     """Dense continual-learning methods against SparCL, per buffer."""
     rows = configurations(frames.main_rows(results.frame))
     rows = [row for row in rows if row.family not in ("sparse-baseline", "ablation")]
-    columns = [BUFFER, LABEL, SPARSITY, *METRIC_COLUMNS.values(), *FLOPS, AGAINST, DIFFERENCE, P_HOLM, SEEDS]
+    leading = [BUFFER, LABEL, SPARSITY]
     notes = []
     if any(row.buffer == 0 for row in rows):
         notes.append("Buffer 0: methods without a memory; they have no reference at equal memory.")
     if any(row.task_il_only for row in rows):
         notes.append(f"Methods that need the task's identity at test time have no Class-IL accuracy ({DASH}).")
     return comparison(
-        results, "continual_learning", "Continual-learning methods and SparCL", rows, columns,
+        results, "continual_learning", "Continual-learning methods and SparCL", rows, leading,
         lambda row: f"buffer {row.buffer}", "a buffer", False, notes,
     )  # fmt: skip

@@ -8,16 +8,7 @@ from typing import Any
 from analysis import frames
 from analysis.configurations import Configuration, configurations, dense_of
 from analysis.frames import Results
-from analysis.tables.columns import (
-    BUFFER,
-    LABEL,
-    MEGABYTE,
-    SEEDS,
-    SPARSITY,
-    identity_columns,
-    identity_values,
-    missing_of,
-)
+from analysis.tables import columns as shared
 from analysis.typeset import Column, Row, Table
 
 
@@ -29,14 +20,14 @@ def table(results: Results) -> Table:
         "weights": "Weights", "indices": "Indices", "gradients": "Gradients", "activations": "Activations",
         "replay_memory": "Replay memory", "optimizer": "Optimizer", "total": "Total",
     }  # fmt: skip
-    columns = [BUFFER, LABEL, SPARSITY]
+    columns = [shared.BUFFER, shared.LABEL, shared.SPARSITY]
     columns += [Column(f"memory_{key}", header, "number", "MB", digits=3) for key, header in names.items()]
     columns += [
         Column("saving", "Saved", "number", "%", digits=1),
         Column("paper_ablation", "Paper, ablation table", "number", "MB", digits=3),
         Column("paper_phone", "Paper, phone", "number", "MB", digits=3),
         Column("saving_phone", "Saved, phone", "number", "%", digits=1),
-        SEEDS,
+        shared.SEEDS,
     ]
 
     def saved(row: Configuration, key: str) -> float:
@@ -47,12 +38,12 @@ def table(results: Results) -> Table:
 
     made = []
     for row in rows:
-        values: dict[str, Any] = identity_values(row)
-        values |= {f"memory_{key}": row.mean(f"memory_{key}") / MEGABYTE for key in names}
+        values: dict[str, Any] = shared.identity_values(row)
+        values |= {f"memory_{key}": row.mean(f"memory_{key}") / shared.MEGABYTE for key in names}
         values |= {
             "saving": saved(row, "memory_total"),
-            "paper_ablation": row.mean("paper_memory_ablation") / MEGABYTE,
-            "paper_phone": row.mean("paper_memory_phone") / MEGABYTE,
+            "paper_ablation": row.mean("paper_memory_ablation") / shared.MEGABYTE,
+            "paper_phone": row.mean("paper_memory_phone") / shared.MEGABYTE,
             "saving_phone": saved(row, "paper_memory_phone"),
         }
         made.append(Row(values, str(row.buffer)))
@@ -65,4 +56,4 @@ def table(results: Results) -> Table:
         "weights and gradients at their densities; inferred from the published figures (docs/flops.md).",
     ]
     title = "Memory footprint of training"
-    return Table("memory", title, identity_columns() + columns, made, notes, missing_of(rows))
+    return Table("memory", title, shared.identity_columns() + columns, made, notes, shared.missing_of(rows))

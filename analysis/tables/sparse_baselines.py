@@ -5,7 +5,7 @@ from __future__ import annotations
 from analysis import frames
 from analysis.configurations import configurations
 from analysis.frames import Results
-from analysis.tables.columns import AGAINST, BUFFER, DIFFERENCE, FLOPS, LABEL, METRIC_COLUMNS, P_HOLM, SEEDS, SPARSITY
+from analysis.tables.columns import BUFFER, LABEL, SPARSITY
 from analysis.tables.comparison import comparison
 from analysis.typeset import Table
 
@@ -16,9 +16,9 @@ def table(results: Results) -> Table:
     rows = [row for row in rows if row.sparsity > 0 and row.is_sparse_training]
     learners = {learner: index for index, learner in enumerate(dict.fromkeys(row.learner for row in rows))}
     rows.sort(key=lambda row: (row.buffer, learners[row.learner], row.sparsity))
-    columns = [BUFFER, SPARSITY, LABEL, *METRIC_COLUMNS.values(), *FLOPS, AGAINST, DIFFERENCE, P_HOLM, SEEDS]
+    leading = [BUFFER, SPARSITY, LABEL]
     return comparison(
-        results, "sparse_baselines", "Sparse-training baselines and SparCL", rows, columns,
+        results, "sparse_baselines", "Sparse-training baselines and SparCL", rows, leading,
         lambda row: f"buffer {row.buffer}, {row.learner}, sparsity {row.sparsity}",
         "a learner, buffer and sparsity", True,
     )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from importlib import import_module
 from types import SimpleNamespace
 
 import factory
@@ -13,13 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis import dynamics, figures, frames, style
-from analysis.scene import Scene
+from analysis import catalog
+from analysis.figures import accuracy_per_task, accuracy_vs_flops, flops_breakdown, mask_dynamics, style
+from analysis.figures.scene import Scene, nothing
+
+ALL = catalog.figures(factory.default_plan(seeds=1, more=False))
 
 
 @pytest.fixture(scope="module")
 def scene(matrix):
-    return Scene(matrix, "split-digits")
+    return Scene(matrix)
 
 
 @pytest.fixture
@@ -27,7 +31,9 @@ def draw(matrix):
     made = []
 
     def run(name, results=matrix):
-        drawing = figures.draw(results, name)
+        module = import_module(f"analysis.figures.{catalog.module_of(name)}")
+        with style.context():
+            drawing = module.draw(Scene(results), *catalog.group_of(name))
         if drawing is not None:
             made.append(drawing.figure)
         return drawing
@@ -37,7 +43,7 @@ def draw(matrix):
         style.close(figure)
 
 
-@pytest.mark.parametrize("name", list(figures.FIGURES))
+@pytest.mark.parametrize("name", ALL)
 def test_every_figure_is_drawn(draw, name):
     drawing = draw(name)
     assert drawing.caption.endswith(".")
@@ -50,7 +56,7 @@ def test_every_figure_is_drawn(draw, name):
     assert any(ax.get_ylabel() or ax.get_yticklabels() for ax in panels)
 
 
-@pytest.mark.parametrize("name", ["ddr_cutoff", "mask_dynamics"])
+@pytest.mark.parametrize("name", ["sweep_ddr-cutoff", "mask_dynamics"])
 def test_files_depend_on_the_data_alone(draw, name):
     first, second = (style.encode(draw(name).figure) for _ in range(2))
     assert first == second
@@ -77,13 +83,13 @@ def test_looks_differ_in_grey_by_marker():
 
 def test_pareto_front():
     points = [(1, 50), (2, 60), (3, 55), (4, 70), (2, 58), (5, 70)]
-    assert figures.pareto(points) == [0, 1, 3]
-    assert figures.pareto([]) == []
+    assert accuracy_vs_flops.pareto(points) == [0, 1, 3]
+    assert accuracy_vs_flops.pareto([]) == []
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=8))
 def test_pareto_by_definition(points):
-    front = {points[i] for i in figures.pareto(points)}
+    front = {points[i] for i in accuracy_vs_flops.pareto(points)}
     expected = {
         p for p in points
         if not any((q[0] <= p[0] and q[1] >= p[1]) and q != p for q in points)
@@ -103,8 +109,8 @@ def test_spread_keeps_order_and_gap(positions, gap):
 
 def test_running_average_by_hand(scene):
     c = scene.find("derpp", 0.0, 50)
-    curves = figures.running_average(scene, c)
-    matrix = scene.results.records[c.done.path.iloc[1]]["results"]["accuracy"]["class_il"]
+    curves = accuracy_per_task.running_average(scene, c)
+    matrix = factory.records(scene.results)[c.paths[1]]["results"]["accuracy"]["class_il"]
     assert curves.shape == (3, 5)
     assert curves[1, 0] == matrix[0][0]
     assert curves[1, 2] == pytest.approx(np.mean(matrix[2][:3]))
@@ -112,7 +118,7 @@ def test_running_average_by_hand(scene):
 
 def test_line_flops_add_up_to_training(scene):
     for c in scene.sparse:
-        assert sum(dynamics.line_flops(scene, c).values()) == pytest.approx(c.mean("flops_executed"))
+        assert sum(scene.results.line_flops(c.paths).values()) == pytest.approx(c.mean("flops_executed"))
 
 
 def test_flops_figure_plots_the_means(draw, scene):
@@ -135,65 +141,55 @@ def test_mask_history_is_placed_in_epochs(tmp_path):
     record["results"]["masks"]["history"] = [event | {"task": 1, "epoch": 3, "step": 9}]
     file = factory.write(tmp_path, factory.plan([entry]))
     (file.parent / "runs" / entry["path"] / "record.json").write_text(json.dumps(factory.sealed(record)))
-    results = frames.collect(file)
-    scene = Scene(results, "split-digits")
+    results = factory.collected(file)
+    scene = Scene(results)
     # 10 epochs a task, 18 steps of 16 images an epoch (288 images)
-    assert dynamics._history(scene, scene.pool[0])[0]["x"] == pytest.approx(10 + 3 + 9 / 18)
+    assert mask_dynamics._history(scene, scene.pool[0])[0]["x"] == pytest.approx(10 + 3 + 9 / 18)
 
 
 def test_density_before_the_first_update():
     events = [{"density": 0.9, "pruned": 7_700, "grown": 0}]
-    path, record = "a/seed0", {"results": {"masks": {"layers": {"w": {"size": 77_000, "weights": 7_700}}}}}
-    scene = SimpleNamespace(results=SimpleNamespace(records={path: record}))
-    configuration = SimpleNamespace(done=pd.DataFrame({"seed": [0], "path": [path]}))
-    assert dynamics._initial_density(scene, configuration, events) == pytest.approx(1.0)
-    assert dynamics._initial_density(scene, configuration, []) == pytest.approx(0.1)
+    scene = SimpleNamespace(results=SimpleNamespace(layers=lambda path: (77_000, 7_700)))
+    configuration = SimpleNamespace(done=pd.DataFrame({"seed": [0], "path": ["a/seed0"]}))
+    assert mask_dynamics._initial_density(scene, configuration, events) == pytest.approx(1.0)
+    assert mask_dynamics._initial_density(scene, configuration, []) == pytest.approx(0.1)
 
 
 def test_lines_of_the_ledger_keep_their_faces():
-    few, many = dynamics.shades(["replay", "stream"]), dynamics.shades(["zeta", "replay", "importance", "stream"])
+    few, many = (
+        flops_breakdown.shades_of(["replay", "stream"]),
+        flops_breakdown.shades_of(["zeta", "replay", "importance", "stream"]),
+    )
     assert list(few) == ["stream", "replay"]
     assert all(many[line] == face for line, face in few.items())
     assert len(set(many.values())) == 4
 
 
-def test_what_does_not_apply_is_not_drawn(tmp_path, draw):
-    plan = factory.plan([factory.entry(factory.cell("er", 0.0, 50, seed)) for seed in range(2)])
-    results = frames.collect(factory.write(tmp_path, plan))
-    drawn = [name for name in figures.names(results) if draw(name, results) is not None]
-    assert drawn == ["accuracy_per_task", "accuracy_matrices", "forgetting_bars", "flops_breakdown"]
-
-
 def test_nothing_finished_draws_nothing(tmp_path, draw):
     plan = factory.default_plan(seeds=1, buffers=(50,), more=False)
-    results = frames.collect(factory.write(tmp_path, plan, skip=[cell["path"] for cell in plan["cells"]]))
-    assert [name for name in figures.names(results) if draw(name, results) is not None] == []
+    results = factory.collected(factory.write(tmp_path, plan, skip=[cell["path"] for cell in plan["cells"]]))
+    names = catalog.figures(results.plan.document)
+    assert names == ALL
+    assert [name for name in names if draw(name, results) is not None] == []
+    empty = nothing(Scene(results), "mask_dynamics")
+    assert "no finished cells" in empty.caption
+    assert len(empty.missing) == len({row.configuration for row in results.frame[results.frame.main].itertuples()})
+    style.close(empty.figure)
 
 
 def test_figures_say_what_they_lack(tmp_path, draw):
     plan = factory.default_plan(seeds=2, buffers=(50,), more=False)
     gone = "split-digits/rigl-derpp/s0.90/b50/seed1"
-    results = frames.collect(factory.write(tmp_path, plan, skip=[gone]))
+    results = factory.collected(factory.write(tmp_path, plan, skip=[gone]))
     drawing = draw("accuracy_vs_sparsity", results)
     assert drawing.missing == ("split-digits/rigl-derpp/s0.90/b50: seed 1: not run",)
     texts = [text.get_text() for text in drawing.figure.findobj(lambda item: hasattr(item, "get_text"))]
     assert any("Missing: split-digits/rigl-derpp" in text for text in texts)
 
 
-def test_two_streams_have_their_own_figures(tmp_path, draw):
-    entries = [
-        factory.entry(factory.cell("er", 0.0, 50, 0, stream=stream)) for stream in ("split-digits", "split-cifar10")
-    ]
-    results = frames.collect(factory.write(tmp_path, factory.plan(entries)))
-    assert "forgetting_bars-split-cifar10" in figures.names(results)
-    assert "Split-CIFAR-10" in draw("forgetting_bars-split-cifar10", results).caption
-    with pytest.raises(KeyError):
-        figures.draw(results, "forgetting_bars")
-
-
 def test_lines_of_the_ledger_have_no_methods_color():
     methods = {color for color, _ in style.BUNDLES.values()}
-    assert not methods & {face for face, _ in dynamics.SHADES.values()}
+    assert not methods & {face for face, _ in flops_breakdown.SHADES.values()}
 
 
 def test_the_dense_learner_is_drawn_as_the_legend_says(draw):
@@ -212,9 +208,9 @@ def test_the_dense_learner_is_drawn_as_the_legend_says(draw):
 
 def test_churn_is_not_joined_across_tasks(draw):
     churn = draw("mask_dynamics").figure.axes[2]
-    boundaries = [line.get_xdata()[0] for line in churn.get_lines() if line.get_gid() == dynamics.BOUNDARY]
+    boundaries = [line.get_xdata()[0] for line in churn.get_lines() if line.get_gid() == mask_dynamics.BOUNDARY]
     for line in churn.get_lines():
-        if line.get_gid() != dynamics.BOUNDARY:
+        if line.get_gid() != mask_dynamics.BOUNDARY:
             x = np.asarray(line.get_xdata(), dtype=float)
             assert not any(x.min() < boundary < x.max() for boundary in boundaries)
 

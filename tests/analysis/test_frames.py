@@ -81,7 +81,9 @@ def test_a_sweep_does_not_rename_what_is_compared(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda data: data[:-20], lambda data: b"", lambda data: b"x" * 50, lambda data: gzip.compress(b"a,b\n1,2\n"),
+    "damage",
+    [
+        lambda data: data[:-20], lambda data: b"", lambda data: b"x" * 50, lambda data: gzip.compress(b"a,b\n1,2\n"),
                lambda data: gzip.compress(gzip.decompress(data).replace(b",done,", b",fine,"))],
 )  # fmt: skip
 def test_a_damaged_table_is_refused_in_one_line(tmp_path, damage):

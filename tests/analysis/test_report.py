@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -14,23 +16,39 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from analysis import __main__ as command
-from analysis import claims, figures, frames, provenance, tables
+from analysis import catalog, claims, configurations, frames, provenance
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """A matrix of few cells, one missing and one failed."""
+    """A matrix of few cells, one missing, one failed and one diverged."""
     plan = factory.default_plan(seeds=2, buffers=(50,), more=False)
     gone, failed = "split-digits/rigl-derpp/s0.90/b50/seed1", "split-digits/er/s0.00/b50/seed0"
-    folder = tmp_path_factory.mktemp("small")
-    return factory.write(folder, plan, skip=[gone], fail={failed: "disk <full> & gone"})
+    folder, diverged = tmp_path_factory.mktemp("small"), {"split-digits/set-er/s0.95/b50/seed1": (3, 1, 2)}
+    return factory.write(folder, plan, skip=[gone], fail={failed: "disk <full> & gone"}, diverge=diverged)
 
 
 @pytest.fixture(scope="module")
-def everything(small, tmp_path_factory):
-    out = tmp_path_factory.mktemp("out")
-    assert command.main(["all", "--plan", str(small), "--out", str(out)]) == 0
-    return out
+def everything(small):
+    """The folder with all that the command lines make of it, each by its own."""
+    run("collect", small)
+    run("table", small, "tables")
+    run("figure", small, "figures")
+    run("report", small, "report.html")
+    return small.parent
+
+
+def run(name, plan, out="", *arguments, status=0):
+    """Run a command as the workflow does; what it writes goes into the plan's folder."""
+    folder = plan.parent
+    results = [] if name == "collect" else ["--results", str(folder)]
+    assert command.main([name, *arguments, "--plan", str(plan), *results, "--out", str(folder / out)]) == status
+
+
+def listed(plan):
+    """Names of the tables and figures of a plan's file."""
+    document = json.loads(plan.read_text())
+    return catalog.tables(document), catalog.figures(document)
 
 
 # -- claims
@@ -38,11 +56,11 @@ def test_claims_are_answered_with_recomputed_numbers(matrix):
     found = claims.claims(matrix)
     assert len(found) == 4
     flops, gain, baselines, bottom = found
-    best = 0.0
+    best, records = 0.0, factory.records(matrix)
     for learner in ("er", "derpp"):
         for buffer in (20, 50):
-            own = matrix.records[f"split-digits/sparcl-{learner}/s0.95/b{buffer}/seed0"]["results"]["flops"]["executed"]
-            dense = matrix.records[f"split-digits/{learner}/s0.00/b{buffer}/seed0"]["results"]["flops"]["executed"]
+            own = records[f"split-digits/sparcl-{learner}/s0.95/b{buffer}/seed0"]["results"]["executed"]
+            dense = records[f"split-digits/{learner}/s0.00/b{buffer}/seed0"]["results"]["executed"]
             best = max(best, dense["training"] / own["training"])
     assert f"{best:.1f}\u00d7 by what the runs executed" in flops.answer
     assert "12 comparisons" in gain.answer
@@ -63,7 +81,7 @@ def test_a_claim_names_few_exceptions_and_counts_means(matrix):
 
 
 def test_verdicts_follow_the_corrected_test(matrix):
-    pool = {c.key: c for c in tables.configurations(matrix.frame)}
+    pool = {c.key: c for c in configurations.configurations(matrix.frame)}
     pairs = [
         (name, pool[f"split-digits/{name}/s0.90/b50"], pool["split-digits/static-derpp/s0.90/b50"])
         for name in ("sparcl-derpp", "rigl-derpp", "magnitude-derpp")
@@ -82,24 +100,26 @@ def test_verdicts_follow_the_corrected_test(matrix):
 
 def test_one_seed_is_not_tested(tmp_path):
     plan = factory.default_plan(seeds=1, buffers=(50,), more=False)
-    for claim in claims.claims(frames.collect(factory.write(tmp_path, plan)))[1:]:
+    for claim in claims.claims(factory.collected(factory.write(tmp_path, plan)))[1:]:
         assert "not tested" in claim.answer
         assert "higher in" not in claim.answer
 
 
 # -- provenance
-def test_provenance(small):
-    facts = provenance.provenance(frames.collect(small))
+def test_provenance(everything, small):
+    facts = json.loads((everything / "provenance.json").read_text())
+    planned = len(json.loads(small.read_text())["cells"])
     assert facts["cells"] == {
-        "planned": len(json.loads(small.read_text())["cells"]), "failed": 1, "not_run": 1, "not_of_this_plan": [],
-        "done": facts["cells"]["planned"] - 2,
+        "planned": planned, "done": planned - 3, "diverged": 1, "failed": 1, "not_run": 1, "not_of_this_plan": [],
     }  # fmt: skip
     assert facts["seeds"] == [0, 1]
     assert facts["versions"]["torch"] == ["2.14.1"]
     assert facts["git"] == ["a" * 12]
     assert facts["threads"] == [1]
-    assert facts["seconds"]["train"] == pytest.approx(5.0 * facts["cells"]["done"])
+    assert facts["started"] == {"first": "2026-01-01T00:00:00+00:00", "last": "2026-01-01T00:00:01+00:00"}
+    assert facts["seconds"]["train"] == pytest.approx(5.0 * (planned - 2))  # what a diverged run took was spent
     assert str(small.parent) not in json.dumps(facts)
+    assert "(1 diverged, 1 failed, 1 not run)" in dict(provenance.lines(facts))["Cells"]
 
 
 @pytest.mark.parametrize(
@@ -131,97 +151,153 @@ def test_report_is_self_contained_and_complete(everything, small):
     assert all(link.startswith(("data:", "#")) for link in page.links)
     assert not re.search(r"(https?:)?//[a-z]+\.[a-z]", re.sub(r"data:[^\"]+", "", html))
     assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
-    results = frames.collect(small)
-    for name in (*figures.FIGURES, *tables.NAMES):
+    tables, figures = listed(small)
+    for name in (*tables, *figures):
         assert name in page.ids
     text = " ".join(page.text)
-    for line in frames.missing_lines(results.frame):
+    results = frames.read(small, everything / "results.csv.gz")
+    lines = frames.missing_lines(results.frame)
+    assert "split-digits/set-er/s0.95/b50: seed 1: diverged in task 3, epoch 1, step 2" in lines
+    for line in lines:
         assert line in text
     assert "disk <full>" not in html
     assert str(small.parent) not in html
 
 
-def test_report_is_the_same_again(everything, small, tmp_path):
-    assert command.main(["report", "--plan", str(small), "--out", str(tmp_path / "report.html")]) == 0
-    for name in ("report.html", "provenance.json"):
-        assert (tmp_path / name).read_bytes() == (everything / name).read_bytes()
+def test_report_embeds_the_files_as_they_are(everything, small, tmp_path):
+    """Nothing is drawn or made again: what is in the files is in the report."""
+    folder = tmp_path / "copy"
+    shutil.copytree(everything, folder)
+    (folder / "figures/mask_dynamics.svg").write_bytes(b"<svg>another one</svg>")
+    table = folder / "tables/memory.html"
+    table.write_text(table.read_text().replace("DER++", "a method of ours", 1))
+    run("report", folder / small.name, "report.html")
+    html = (folder / "report.html").read_text()
+    assert base64.b64encode(b"<svg>another one</svg>").decode() in html
+    assert "a method of ours" in html
+    for ending in ("csv", "md", "tex"):
+        assert base64.b64encode((folder / f"tables/overall.{ending}").read_bytes()).decode() in html
+
+
+def test_report_without_a_file_names_it(everything, small, tmp_path, capsys):
+    folder = tmp_path / "copy"
+    shutil.copytree(everything, folder)
+    (folder / "figures/mask_dynamics.svg").unlink()
+    (folder / "report.html").write_text("old")
+    run("report", folder / small.name, "report.html", status=2)
+    error = capsys.readouterr().err
+    assert "mask_dynamics.svg: expected the file that 'python -m analysis figure mask_dynamics' writes" in error
+    assert len(error.splitlines()) == 1
+    assert (folder / "report.html").read_text() == "old"
+
+
+def test_everything_is_the_same_again(everything, small, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(everything, again, ignore=shutil.ignore_patterns("tables", "figures", "*.gz", "report.html"))
+    plan = again / small.name
+    run("collect", plan)
+    for name in ("memory", "all_cells"):
+        run("table", plan, "tables", name)
+    run("figure", plan, "figures", "forgetting_bars")
+    made = [path for path in again.rglob("*.*") if path.is_file() and "runs" not in path.parts]
+    assert len(made) == 3 + 8 + 4
+    for path in made:
+        assert path.read_bytes() == (everything / path.relative_to(again)).read_bytes(), path
 
 
 # -- command line
-def test_all_writes_everything(everything):
-    for name in tables.NAMES:
-        for ending in ("csv", "md", "tex"):
-            assert (everything / "tables" / f"{name}.{ending}").stat().st_size
-    for name in figures.FIGURES:
-        for ending in ("png", "svg", "pdf"):
-            assert (everything / "figures" / f"{name}.{ending}").stat().st_size
-    assert (everything / "tables" / "tables.tex").exists()
+def test_every_name_has_its_files(everything, small):
+    tables, figures = listed(small)
+    expected = {f"{name}.{ending}" for name in tables for ending in ("csv", "md", "tex", "html")} | {"tables.tex"}
+    assert {path.name for path in (everything / "tables").iterdir()} == expected
+    expected = {f"{name}.{ending}" for name in figures for ending in ("png", "svg", "pdf", "json")}
+    assert {path.name for path in (everything / "figures").iterdir()} == expected
     assert not list(everything.rglob("*.tmp"))
+    about = json.loads((everything / "figures/accuracy_vs_sparsity.json").read_text())
+    assert set(about) == {"title", "caption", "missing"}
+    assert "split-digits/rigl-derpp/s0.90/b50: seed 1: not run" in about["missing"]
 
 
-def test_only(small, tmp_path, capsys):
-    assert command.main(["tables", "--plan", str(small), "--out", str(tmp_path), "--only", "memory"]) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["memory.csv", "memory.md", "memory.tex"]
-    assert capsys.readouterr().out.split() == [str(tmp_path / f"memory.{ending}") for ending in ("csv", "md", "tex")]
+def test_a_table_of_its_own(everything, small, tmp_path, capsys):
+    arguments = ["--plan", str(small), "--results", str(everything), "--out", str(tmp_path)]
+    assert command.main(["table", "memory", *arguments]) == 0
+    files = [f"memory.{ending}" for ending in ("csv", "md", "tex", "html")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(files)
+    assert capsys.readouterr().out.split() == [str(tmp_path / file) for file in files]
+
+
+def test_every_planned_name_is_made_when_nothing_has_run(small, tmp_path):
+    plan = json.loads(small.read_text())
+    file = factory.write(tmp_path, plan, skip=[item["path"] for item in plan["cells"]])
+    run("collect", file)
+    run("table", file, "tables")
+    run("figure", file, "figures", "mask_dynamics", "sweep_ddr-cutoff", "accuracy_per_task")
+    tables, _ = listed(file)
+    assert {path.stem for path in (tmp_path / "tables").glob("*.csv")} == set(tables)
+    assert "not run" in (tmp_path / "tables/overall.md").read_text()
+    about = json.loads((tmp_path / "figures/sweep_ddr-cutoff.json").read_text())
+    assert "no finished cells" in about["caption"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["tables", "--only", "memmory"], "did you mean 'memory'?"),
-        (["figures", "--only", "forgeting_bars"], "did you mean 'forgetting_bars'?"),
-        (["tables", "--no-allow-missing"], "cells are missing: split-digits/er/s0.00/b50: seed 0: failed"),
+        (["table", "memmory"], "did you mean 'memory'?"),
+        (["figure", "forgeting_bars"], "did you mean 'forgetting_bars'?"),
+        (["figure", "sweep_ddr-cutof"], "did you mean 'sweep_ddr-cutoff'?"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(small, tmp_path, capsys, arguments, expected):
+def test_bad_input_is_one_line_and_status_2(everything, small, tmp_path, capsys, arguments, expected):
     out = tmp_path / "out"
-    name, *rest = arguments
-    assert command.main([name, "--plan", str(small), "--out", str(out), *rest]) == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: ")
-    assert expected in error
+    assert command.main([*arguments, "--plan", str(small), "--out", str(out)]) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1
+    assert error[0].startswith("error: ")
+    assert expected in error[0]
     assert not out.exists()
 
 
 def test_refused_record_writes_nothing(small, tmp_path, capsys):
     plan = json.loads(small.read_text())
-    folder = factory.write(tmp_path / "matrix", plan)
-    record = folder.parent / "runs" / plan["cells"][0]["path"] / "record.json"
+    file = factory.write(tmp_path / "matrix", plan)
+    record = file.parent / "runs" / plan["cells"][0]["path"] / "record.json"
     record.write_text(record.read_text()[:-100])
-    assert command.main(["all", "--plan", str(folder), "--out", str(tmp_path / "out")]) == 2
-    assert str(record) in capsys.readouterr().err
+    assert command.main(["collect", "--plan", str(file), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert str(record) in error
+    assert len(error.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_what_no_longer_applies_is_removed(tmp_path):
-    folder = tmp_path / "out"
-    folder.mkdir()
-    stale, other = folder / "ablation.csv", folder / "mine.csv"
-    stale.write_text("old")
-    other.write_text("mine")
-    plan = factory.plan([factory.entry(factory.cell("er", 0.0, 50, 0))])
-    assert command.main(["tables", "--plan", str(factory.write(tmp_path, plan)), "--out", str(folder)]) == 0
-    assert not stale.exists()
-    assert other.exists()
-
-
-def test_foreign_records_are_named_in_the_report(tmp_path, capsys):
+def test_foreign_records_are_named_and_left_out(tmp_path, capsys):
     plan = factory.plan([factory.entry(factory.cell("er", 0.0, 50, 0))])
     file = factory.write(tmp_path, plan)
     other = file.parent / "runs/elsewhere/seed0"
     other.mkdir(parents=True)
     (other / "record.json").write_text("{}")
-    assert command.main(["report", "--plan", str(file), "--out", str(tmp_path / "report.html")]) == 0
-    assert "not of this plan" in capsys.readouterr().err
+    run("collect", file)
+    assert "runs/elsewhere/seed0/record.json: not of this plan" in capsys.readouterr().err
+    results = frames.read(file, tmp_path / "results.csv.gz")
+    assert len(results.frame) == 1
+    assert results.foreign == ("elsewhere/seed0/record.json",)
+    assert "elsewhere/seed0/record.json: not of this plan, left out" in factory.table(results, "all_cells").missing
+    for name, out in (("table", "tables"), ("figure", "figures"), ("report", "report.html")):
+        run(name, file, out)
     assert "elsewhere/seed0/record.json" in (tmp_path / "report.html").read_text()
 
 
-def test_torch_is_never_imported(small, tmp_path):
+def test_torch_is_never_imported(everything, small, tmp_path):
     code = (
         "import sys\nfrom analysis.__main__ import main\n"
-        f"assert main(['tables', '--plan', {str(small)!r}, '--out', {str(tmp_path)!r}]) == 0\n"
-        "import analysis.figures, analysis.report, analysis.claims\n"
+        f"plan = ['--plan', {str(small)!r}]\n"
+        f"assert main(['collect', *plan, '--out', {str(tmp_path)!r}]) == 0\n"
+        "assert not {'pandas', 'matplotlib', 'scipy', 'jsonschema'} & set(sys.modules)\n"
+        f"assert main(['table', *plan, '--results', {str(everything)!r}, '--out', {str(tmp_path)!r}]) == 0\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        f"assert main(['report', *plan, '--out', {str(tmp_path / 'r.html')!r}]) == 0\n"
+        f"assert main(['figure', 'memory', *plan, '--out', {str(tmp_path)!r}]) == 2\n"
+        f"assert main(['figure', 'forgetting_bars', *plan, '--out', {str(tmp_path)!r}]) == 0\n"
         "assert not [m for m in sys.modules if m.partition('.')[0] in ('torch', 'torchvision', 'fvcore')]\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=factory.TOP)
     assert done.returncode == 0, done.stderr

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from factory import record, sealed
+from factory import collected, entry, record, sealed
+from factory import plan as planned
 
 from analysis import __main__ as cli
-from analysis import frames, tuning
+from analysis import tuning
 from sparcl import matrix, resolve
 from sparcl.errors import UserError
 
@@ -42,6 +44,17 @@ def accuracy(chosen: Mapping[str, Any]) -> float:
     return float(TABLE[params["derpp.alpha"], params["derpp.beta"]][seed])
 
 
+def expanded(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the plan of a config: its cells as the library expands them, the rest synthetic."""
+    loaded = matrix.from_dict(dict(config))
+    items = []
+    for chosen, groups in zip(loaded.cells, loaded.groups, strict=True):
+        settings = next((part for part in chosen.path.split("/") if "=" in part), "")
+        variant = dict(setting.split("=") for setting in re.split("[+,]", settings) if setting)
+        items.append(entry({"kernel": "dense"} | chosen.as_dict(), groups, variant))
+    return planned(items, name=loaded.config["name"]) | {"config": loaded.config}
+
+
 @pytest.fixture
 def finished(tmp_path: Path) -> Callable[..., Path]:
     """Write a plan and a record for each of its cells; returns the plan's file."""
@@ -51,14 +64,15 @@ def finished(tmp_path: Path) -> Callable[..., Path]:
         config: Mapping[str, Any] = SEARCH,
         flops: Callable[[Mapping[str, Any]], int] = lambda _: 1000,
     ) -> Path:
-        plan = matrix.from_dict(dict(config)).plan()
-        target = matrix.write_plan(plan, tmp_path / "results")
-        for entry in plan["cells"]:
-            variant = Path(entry["path"]).parent.name
-            body = record(entry, variant if "=" in variant else "")
-            body["results"]["metrics"]["class_il"] = accuracy(entry["cell"])
-            body["results"]["flops"]["executed"]["training"] = flops(entry["cell"])
-            path = target.parent / "runs" / entry["path"] / "record.json"
+        plan = expanded(config)
+        target = tmp_path / "results" / plan["name"] / "plan.json"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(plan))
+        for item in plan["cells"]:
+            body = record(item)
+            body["results"]["accuracy"]["class_il"][-1] = [accuracy(item["cell"])] * 5
+            body["results"]["executed"]["training"] = flops(item["cell"])
+            path = target.parent / "runs" / item["path"] / "record.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(sealed(body)))
         return target
@@ -71,18 +85,19 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def run(plan: Path, status: int = 0) -> dict[str, Any]:
-    """Run the command line; return what it chose."""
-    assert cli.main(["tune", "--plan", str(plan), "--out", str(plan.parent)]) == status
+    """Collect and choose by the command line; return what it chose."""
+    done = [cli.main([command, "--plan", str(plan), "--out", str(plan.parent)]) for command in ("collect", "tune")]
+    assert max(done) == status
     return yaml.safe_load((plan.parent / "tuned.yaml").read_text()) if status == 0 else {}
 
 
 def point(plan: Path, alpha: float, beta: float, seed: int = 0, buffer: int = 20) -> Path:
     """Return the folder of a DER++ cell."""
-    for entry in read(plan)["cells"]:
-        params = entry["cell"]["params"]
-        found = (entry["cell"]["buffer"], entry["cell"]["seed"], params.get("derpp.alpha"), params.get("derpp.beta"))
+    for item in read(plan)["cells"]:
+        params = item["cell"]["params"]
+        found = (item["cell"]["buffer"], item["cell"]["seed"], params.get("derpp.alpha"), params.get("derpp.beta"))
         if found == (buffer, seed, alpha, beta):
-            return plan.parent / "runs" / entry["path"]
+            return plan.parent / "runs" / item["path"]
     raise AssertionError
 
 
@@ -222,7 +237,7 @@ def test_task_il_decides_for_methods_without_class_il(finished) -> None:
     plan = finished(lambda chosen: 90.0 - 100 * chosen["params"]["packnet.retrain"], config)
     for file in plan.parent.glob("runs/**/record.json"):
         body = read(file)
-        body["results"]["metrics"]["task_il"] = 100 * body["cell"]["params"]["packnet.retrain"]
+        body["results"]["accuracy"]["task_il"][-1] = [100 * body["cell"]["params"]["packnet.retrain"]] * 5
         file.write_text(json.dumps(sealed(body)))
     found = run(plan)["components"][0]
     assert found["evidence"]["metric"] == "task_il"
@@ -243,7 +258,7 @@ def test_cells_that_differ_in_more_than_the_sweep_are_refused(finished) -> None:
         groups = SEARCH["groups"] | {"more": {"methods": ["derpp"], "buffers": [20], "defaults": defaults}}
         plan = finished(lambda _: 50.0, SEARCH | {"groups": groups})
         with pytest.raises(UserError, match=f"expected one '{key}' for all points"):
-            tuning.choose(frames.collect(plan))
+            tuning.choose(collected(plan))
 
 
 def test_a_matrix_that_is_no_search_is_refused(finished) -> None:
@@ -251,7 +266,7 @@ def test_a_matrix_that_is_no_search_is_refused(finished) -> None:
         config = {key: value for key, value in SEARCH.items() if key != gone}
         plan = finished(config={"groups": {"plain": SEARCH["groups"]["plain"]}} | config)
         with pytest.raises(UserError, match="expected a search"):
-            tuning.choose(frames.collect(plan))
+            tuning.choose(collected(plan))
 
 
 def test_choice_can_be_for_other_streams(finished) -> None:

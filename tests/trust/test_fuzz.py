@@ -26,7 +26,7 @@ import pytest
 import torch
 from forked import call, guard
 
-from analysis import frames
+from analysis import plan as plans
 from sparcl import cell, cli, matrix, resolve, streams, trainer
 from sparcl.errors import UserError
 from sparcl.running import checkpoint, record, runner
@@ -220,7 +220,7 @@ def finished(small_cell: Callable[..., cell.Cell], tmp_path_factory: pytest.Temp
     """Return a record, shortened where it only repeats itself."""
     chosen = small_cell("sparcl-derpp", epochs=1)
     data = copy.deepcopy(runner.run_cell(chosen, tmp_path_factory.mktemp("fuzz")))
-    data["results"]["flops"]["executed"]["layers"] = {}
+    data["results"]["executed"]["layers"] = {}
     masks = data["results"]["masks"]
     masks["layers"] = dict(list(masks["layers"].items())[:1])
     masks["history"] = masks["history"][:1]
@@ -269,7 +269,7 @@ def test_the_plan_reader(tmp_path: Path) -> None:
 
     def read(changed: Any) -> bool:
         target.write_text(changed if isinstance(changed, str) else mutate.written(changed), errors="surrogatepass")
-        frames.read_plan(target)
+        plans.read(target)
         return True
 
     def make(number: int) -> Any:

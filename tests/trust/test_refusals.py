@@ -57,7 +57,7 @@ def test_a_truncated_record_is_refused(finished: tuple[cell.Cell, Path], tmp_pat
 
 def test_a_hand_edited_record_is_refused(finished: tuple[cell.Cell, Path], tmp_path: Path) -> None:
     data = json.loads(finished[1].read_text())
-    data["results"]["metrics"]["class_il"] += 1
+    data["results"]["executed"]["training"] += 1
     (tmp_path / "record.json").write_text(json.dumps(data))
     with pytest.raises(UserError, match="changed after it was written"):
         record.read(tmp_path / "record.json")

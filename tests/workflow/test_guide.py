@@ -11,7 +11,7 @@ import documents
 import pytest
 
 from analysis import __main__ as command_line
-from analysis import figures
+from analysis import catalog
 
 GUIDE = documents.TOP / "docs/newcomers.md"
 GALLERY = documents.TOP / "docs/gallery.md"
@@ -31,19 +31,21 @@ def test_the_guide_leads_to_a_new_row(tmp_path: Path) -> None:
 def sections() -> dict[str, str]:
     """Return the gallery's sections by the name of their figure."""
     parts = re.split(r"^## .*$", GALLERY.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
-    return {re.search(r"`(\w+)`", part)[1]: part for part in parts}
+    return {re.search(r"`(\w+?)(_<group>)?`", part)[1]: part for part in parts}
 
 
 def test_the_gallery_has_every_figure_in_order() -> None:
-    assert list(sections()) == list(figures.FIGURES)
+    assert list(sections()) == list(catalog.FIGURES)
 
 
-@pytest.mark.parametrize("name", list(figures.FIGURES))
+@pytest.mark.parametrize("name", list(catalog.FIGURES))
 def test_each_section_says_what_shows_and_how(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text = sections()[name]
-    assert f"figures/{name}.png)" in text
+    shown = [image for image in re.findall(r"figures/([\w-]+)\.png\)", text) if catalog.module_of(image) == name]
+    assert shown
     assert len(text.split("![")[0].split()) > 8
     command = shlex.split(re.search(r"```console\n(.*)\n```", text)[1])
     assert command[:3] == ["python", "-m", "analysis"]
     options = vars(command_line.parser().parse_args(command[3:]))
-    assert options["only"] == [name]
+    assert options["command"] == "figure"
+    assert options["names"] == shown[:1]

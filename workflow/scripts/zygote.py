@@ -30,7 +30,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 LIBRARIES = {
-    "sparcl": "numpy torch torchvision fvcore.nn sklearn.datasets yaml safetensors.torch psutil rich.progress",
+    "sparcl": "numpy torch torchvision fvcore.nn sklearn.datasets yaml safetensors.torch rich.progress",
     "analysis": "numpy pandas scipy.stats matplotlib.pyplot jinja2",
 }
 # Libraries read such variables when they are imported.
