@@ -33,18 +33,9 @@ groups:
   one: {methods: [er], buffers: [20]}
 """
 OPTIONS = [
-    "--workflow-profile",
-    "profiles/slurm",
-    "--slurm-status-command",
-    "squeue",
-    "--slurm-no-account",
-    "--latency-wait",
-    "20",
-    "--seconds-between-status-checks",
-    "2",
-    "--slurm-init-seconds-before-status-checks",
-    "2",
-]
+    "--workflow-profile", "profiles/slurm", "--slurm-status-command", "squeue", "--slurm-no-account",
+    "--latency-wait", "20", "--seconds-between-status-checks", "2", "--slurm-init-seconds-before-status-checks", "2",
+]  # fmt: skip
 
 
 def skip(reason: str) -> None:
