@@ -113,19 +113,22 @@ class Isolation(SparsityPolicy):
     def start(self, run: Run) -> None:
         self.owner = {name: torch.full_like(mask, FREE, dtype=torch.int16) for name, mask in run.masks.weight.items()}
 
+    def freeze(self, model: Classifier, cell: Cell, task: int) -> None:
+        if task:
+            freeze_dense(model, self.batch_norm == "frozen")
+
     def begin_task(self, run: Run) -> None:
         churn = run.masks.replace(self.trained_with(run.phase.index))
         if churn.pruned or churn.grown:
             run.note_update(churn.pruned, churn.grown)
+        self.freeze(run.model, run.cell, run.phase.index)
         if run.phase.index:
-            freeze_dense(run.model, self.batch_norm == "frozen")
             run.masks.restrict_gradients(self.free())
             run.ledger.set_frozen(dense_layers(run.model))
 
     def resume(self, run: Run) -> None:
         self.owner = {name: owner.to(run.device) for name, owner in self.owner.items()}
-        if run.phase.index:
-            freeze_dense(run.model, self.batch_norm == "frozen")
+        self.freeze(run.model, run.cell, run.phase.index)
 
     def on_gradients(self, run: Run) -> bool:
         own_rows(run.model.head, run.phase.classes)

@@ -242,12 +242,15 @@ class LightCL(Learner):
         """Return the beginnings of the names of what learns during ``task``, if anything is frozen."""
         return trained_prefixes(model, with_block_before=task == 0 and sparsity > 0)
 
+    def freeze(self, model: Classifier, cell: Cell, task: int) -> None:
+        if self.is_frozen(task):
+            freeze_all_but(model, self.prefixes(model, task, cell.sparsity), self.norm == "frozen")
+
     def begin_task(self, run: Run) -> None:
         task = run.phase.index
+        self.freeze(run.model, run.cell, task)
         if self.is_frozen(task):
-            prefixes = self.prefixes(run.model, task, run.cell.sparsity)
-            freeze_all_but(run.model, prefixes, self.norm == "frozen")
-            run.ledger.set_frozen(layers_outside(run.model, prefixes))
+            run.ledger.set_frozen(layers_outside(run.model, self.prefixes(run.model, task, run.cell.sparsity)))
         self.held = {}
         if task:
             positions = first_positions(run, self.images)
@@ -257,9 +260,7 @@ class LightCL(Learner):
             self.held |= {str(index): feature_map for index, feature_map in enumerate(maps)}
 
     def resume(self, run: Run) -> None:
-        if self.is_frozen(run.phase.index):
-            prefixes = self.prefixes(run.model, run.phase.index, run.cell.sparsity)
-            freeze_all_but(run.model, prefixes, self.norm == "frozen")
+        self.freeze(run.model, run.cell, run.phase.index)
         self.channels = {key: mask.to(run.device) for key, mask in self.channels.items()}
         self.held = {key: _placed(tensor, run.device) for key, tensor in self.held.items()}
 

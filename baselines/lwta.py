@@ -273,21 +273,21 @@ class Tickets(SparsityPolicy):
     def begin_task(self, run: Run) -> None:
         if run.phase.index and self.protect == "winners":
             run.ledger.set_frozen(dense_layers(run.model))
-        self._freeze(run)
+        self.freeze(run.model, run.cell, run.phase.index)
 
     def resume(self, run: Run) -> None:
         for group in (self.won, self.norms):
             for tensors in group.values():
                 tensors |= {name: tensor.to(run.device) for name, tensor in tensors.items()}
-        self._freeze(run)
+        self.freeze(run.model, run.cell, run.phase.index)
 
-    def _freeze(self, run: Run) -> None:
+    def freeze(self, model: Classifier, cell: Cell, task: int) -> None:
         """Freeze what does not compete, and batch normalization, as the options say; nothing in the first task."""
-        if run.phase.index == 0:
+        if task == 0:
             return
-        norms = norm_tensors(run.model)
-        learning = set(run.masks.parameters) | {n for n, _ in run.model.named_parameters() if ".competition." in n}
-        for name, tensor in run.model.named_parameters():
+        norms = norm_tensors(model)
+        learning = {*model.maskable_names, *(n for n, _ in model.named_parameters() if ".competition." in n)}
+        for name, tensor in model.named_parameters():
             frozen = self.protect == "winners" and name not in learning and not name.startswith("head.")
             if name in norms:
                 frozen = self.batch_norm == "frozen"
@@ -295,7 +295,7 @@ class Tickets(SparsityPolicy):
                 tensor.requires_grad_(False)
                 tensor.grad = None
         if self.batch_norm == "frozen":
-            for module in run.model.modules():
+            for module in model.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.training = False
 

@@ -173,6 +173,12 @@ class Component(Parameterized):
         """Return the names of the convolution and linear weights that are not trained during ``clock.task``."""
         return set()
 
+    def freeze(self, model: Classifier, cell: Cell, task: int) -> None:
+        """Take the gradients from what is not trained during ``task``; a run does so at its begin and when it resumes.
+
+        The plan asks for the last task, whose activations it counts.
+        """
+
     def plan_begin_task(self, book: Ledger, cell: Cell, task: int, size: int) -> None:
         """Write on ``book`` what :meth:`begin_task` computes for a task with a pool of ``size`` samples."""
 

@@ -20,7 +20,7 @@ import torch
 
 from sparcl import masks, methods, models, streams
 from sparcl.cell import Cell
-from sparcl.components import Clock, Learner
+from sparcl.components import Clock, Component, Learner
 from sparcl.costs import convention, footprint, ledger
 from sparcl.costs.ledger import LayerCost, Ledger
 from sparcl.methods import Parts
@@ -54,9 +54,11 @@ def setting(cell: Cell) -> Setting:
     parts = methods.parts(cell)
     model = network(cell.model, cell.width, info.classes, info.shape)
     costs = ledger.layer_costs(model, info.shape)
-    if _equips(parts):
+    if _has_own_network(parts):
         model = copy.deepcopy(model)
         parts.learner.equip(model, cell, info)
+        for part in (parts.learner, parts.sparsity, parts.gradient):
+            part.freeze(model, cell, info.tasks - 1)
     return Setting(cell, parts, cell.component(Protocol), info, model, costs)
 
 
@@ -66,9 +68,10 @@ def network(name: str, width: int, classes: int, shape: tuple[int, int, int]) ->
     return models.build(name, width, classes, shape, torch.Generator().manual_seed(0))
 
 
-def _equips(parts: Parts) -> bool:
-    """Return whether the learner adds modules to the network."""
-    return type(parts.learner).equip is not Learner.equip
+def _has_own_network(parts: Parts) -> bool:
+    """Return whether the method adds modules to the network, or freezes some."""
+    freezing = any(type(p).freeze is not Component.freeze for p in (parts.learner, parts.sparsity, parts.gradient))
+    return freezing or type(parts.learner).equip is not Learner.equip
 
 
 # -- as executed -------------------------------------------------------------------------------------------------------
@@ -269,15 +272,15 @@ def _facts(cell: Cell) -> dict[str, Any]:
             "dense_parameters": sum(p.numel() for n, p in plan.model.named_parameters() if n not in maskable),
             "buffers": sum(value.numel() * value.element_size() for value in plan.model.buffers()),
             "activations": _activations(
-                cell if _equips(plan.parts) else None, cell.model, cell.width, plan.info, images
+                cell if _has_own_network(plan.parts) else None, cell.model, cell.width, plan.info, images
             ),
         },
     }
 
 
 @functools.lru_cache(None)
-def _activations(equipped: Cell | None, name: str, width: int, info: StreamInfo, images: int) -> int:
-    model = setting(equipped).model if equipped else network(name, width, info.classes, info.shape)
+def _activations(own: Cell | None, name: str, width: int, info: StreamInfo, images: int) -> int:
+    model = setting(own).model if own else network(name, width, info.classes, info.shape)
     return footprint.saved_bytes(model, info.shape, images)
 
 
