@@ -9,12 +9,14 @@ VENV ?= .venv
 PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,\
 	$(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
 ARGS ?=
+# Tests run in as many processes as there are cores.
+PARALLEL ?= -n auto --dist loadgroup
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-RUN = $(BIN)/python workflow/scripts/run.py --config "$(CONFIG)" --cores "$(CORES)"
+RUN = $(BIN)/snakemake --configfile "$(CONFIG)"
 
-.PHONY: help tables figures report cells tune partial dry-run test lint format api pins hashes clean distclean
+.PHONY: help tables figures report cells tune partial dry-run test test-all lint format api pins hashes clean distclean
 
 help:
 	@echo 'make tables  [CONFIG=FILE] [CORES=N]   run a matrix; tables, figures and report in results/<name>/'
@@ -23,8 +25,9 @@ help:
 	@echo 'make partial [CONFIG=FILE]             tables, figures and report of the records there are'
 	@echo 'make dry-run [CONFIG=FILE]             what would run, and why'
 	@echo 'make test    [ARGS=...]                tests (ARGS go to pytest)'
-	@echo 'make lint                              ruff, snakefmt, snakemake --lint, the API reference is up to date'
-	@echo 'make api                               docs/api from the docstrings'
+	@echo 'make test-all [ARGS=...]               the same for every combination of methods, and on Slurm where it can be had'
+	@echo 'make lint                              ruff, mypy, snakefmt, snakemake --lint, docstrings'
+	@echo 'make api                               the API reference, build/api, from the docstrings'
 	@echo 'make format                            ruff format, snakefmt'
 	@echo 'make clean | distclean                 caches | and the virtual environment (results stay)'
 
@@ -37,20 +40,24 @@ ifeq ($(origin CONFIG),file)
 tune: CONFIG = config/tune-split-digits.yaml
 endif
 tables figures report cells tune: $(STAMP)
-	@$(RUN) $(target) $(ARGS)
+	@$(RUN) --cores "$(CORES)" $(ARGS) -- $(target)
 
 partial: $(STAMP)
-	@$(BIN)/snakemake --cores "$(CORES)" --configfile "$(CONFIG)" --config partial=true $(ARGS) -- all
+	@$(RUN) --cores "$(CORES)" --config partial=true $(ARGS) -- all
 
 dry-run: $(STAMP)
-	@$(BIN)/snakemake --dry-run --configfile "$(CONFIG)" $(ARGS) -- all
+	@$(RUN) --dry-run $(ARGS) -- all
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest $(PARALLEL) --all $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 	$(BIN)/python workflow/scripts/api.py --check
@@ -59,7 +66,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 
-# The API reference, docs/api, from the docstrings.
+# The API reference, build/api, from the docstrings.
 api: $(STAMP)
 	$(BIN)/python workflow/scripts/api.py
 
@@ -75,7 +82,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 		echo 'error: $(PYTHON) cannot make a virtual environment (on Debian: apt install python3-venv)' >&2; exit 2; }
 	@echo 'setting up $(VENV): the first time this downloads PyTorch and takes some minutes'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench,test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--config-settings editable_mode=compat --editable '.[bench,test]'
 	@touch $@
 
 clean:

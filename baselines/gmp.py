@@ -15,18 +15,14 @@ schedule. Either way every task ends at exactly the cell's sparsity.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
-
 import torch
 
 from sparcl import masks
-from sparcl.components import Clock, Parameter, SparsityPolicy
+from sparcl.components import Clock, Run, SparsityPolicy
+from sparcl.masks import MaskSet
 from sparcl.methods import policy
+from sparcl.parameters import parameter
 from sparcl.policies.static import DISTRIBUTION
-
-if TYPE_CHECKING:
-    from sparcl.masks import MaskSet
-    from sparcl.trainer import Run
 
 
 def ramp(fraction: float) -> float:
@@ -38,13 +34,14 @@ def ramp(fraction: float) -> float:
 class GMP(SparsityPolicy):
     """Gradual magnitude pruning; see the module's docstring for the rule and its source."""
 
-    parameters: ClassVar = {
-        "interval": Parameter(100, "steps between mask updates", low=1),
-        "end": Parameter(1.0, "share of the task at which the final sparsity is reached", low=0, high=1),
-        "repeat": Parameter("first-task", "prune during the first task alone, or from dense in every task",
-                            choices=("first-task", "every-task")),
-        "distribution": DISTRIBUTION,
-    }  # fmt: skip
+    interval: int = parameter(100, "steps between mask updates", low=1)
+    end: float = parameter(1.0, "share of the task at which the final sparsity is reached", low=0, high=1)
+    repeat: str = parameter(
+        "first-task",
+        "prune during the first task alone, or from dense in every task",
+        choices=("first-task", "every-task"),
+    )
+    distribution: str = DISTRIBUTION
 
     # -- schedule --------------------------------------------------------------------------------------------------
     def level(self, task: int, done: int, steps: int) -> float:

@@ -18,20 +18,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from sparcl import masks
-from sparcl.components import Clock, Parameter, SparsityPolicy
-from sparcl.costs.ledger import isolation_paper_flops
-
-if TYPE_CHECKING:
-    from sparcl.cell import Cell
-    from sparcl.costs.ledger import LayerCost
-    from sparcl.models import Classifier
-    from sparcl.trainer import Run
+from sparcl.cell import Cell
+from sparcl.components import Clock, Run, SparsityPolicy, accounting
+from sparcl.costs.convention import isolation_paper_flops
+from sparcl.costs.ledger import LayerCost
+from sparcl.models import Classifier
+from sparcl.parameters import parameter
 
 FREE = -1
 
@@ -47,10 +45,10 @@ def partition(size: int, sparsity: float, task: int) -> tuple[int, int, int]:
 
 def own_rows(head: nn.Linear, classes: range) -> None:
     """Make the gradient of the head's rows and biases of all other classes than ``classes`` exactly 0."""
-    for parameter in (head.weight, head.bias):
-        if parameter is not None and parameter.grad is not None:
-            parameter.grad[: classes.start] = 0
-            parameter.grad[classes.stop :] = 0
+    for own in (head.weight, head.bias):
+        if own is not None and own.grad is not None:
+            own.grad[: classes.start] = 0
+            own.grad[classes.stop :] = 0
 
 
 def norm_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -66,11 +64,11 @@ def norm_tensors(model: nn.Module) -> dict[str, Tensor]:
 def freeze_dense(model: Classifier, freeze_norms: bool) -> None:
     """Freeze every parameter but the maskable weights and the head, and batch normalization if ``freeze_norms``."""
     norms = norm_tensors(model)
-    for name, parameter in model.named_parameters():
+    for name, tensor in model.named_parameters():
         learns = name in model.maskable_names or name.startswith("head.") or (name in norms and not freeze_norms)
         if not learns:
-            parameter.requires_grad_(False)
-            parameter.grad = None
+            tensor.requires_grad_(False)
+            tensor.grad = None
     if freeze_norms:
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -94,12 +92,12 @@ class Isolation(SparsityPolicy):
     family = "isolation"
     task_il_only = True
     learners: ClassVar = ()
-    parameters: ClassVar = {
-        "retrain": Parameter(1 / 3, "fraction of a task's steps that train the kept weights after pruning",
-                             low=0, high=1),
-        "batch_norm": Parameter("frozen", "batch normalization: frozen after the first task, or one per task",
-                                choices=("frozen", "per-task")),
-    }  # fmt: skip
+    retrain: float = parameter(
+        1 / 3, "fraction of a task's steps that train the kept weights after pruning", low=0, high=1
+    )
+    batch_norm: str = parameter(
+        "frozen", "batch normalization: frozen after the first task, or one per task", choices=("frozen", "per-task")
+    )
 
     def __init__(self, **values: Any):
         super().__init__(**values)
@@ -115,19 +113,22 @@ class Isolation(SparsityPolicy):
     def start(self, run: Run) -> None:
         self.owner = {name: torch.full_like(mask, FREE, dtype=torch.int16) for name, mask in run.masks.weight.items()}
 
+    def freeze(self, model: Classifier, cell: Cell, task: int) -> None:
+        if task:
+            freeze_dense(model, self.batch_norm == "frozen")
+
     def begin_task(self, run: Run) -> None:
         churn = run.masks.replace(self.trained_with(run.phase.index))
         if churn.pruned or churn.grown:
             run.note_update(churn.pruned, churn.grown)
+        self.freeze(run.model, run.cell, run.phase.index)
         if run.phase.index:
-            freeze_dense(run.model, self.batch_norm == "frozen")
             run.masks.restrict_gradients(self.free())
             run.ledger.set_frozen(dense_layers(run.model))
 
     def resume(self, run: Run) -> None:
         self.owner = {name: owner.to(run.device) for name, owner in self.owner.items()}
-        if run.phase.index:
-            freeze_dense(run.model, self.batch_norm == "frozen")
+        self.freeze(run.model, run.cell, run.phase.index)
 
     def on_gradients(self, run: Run) -> bool:
         own_rows(run.model.head, run.phase.classes)
@@ -209,7 +210,8 @@ class Isolation(SparsityPolicy):
     def planned_frozen(self, model: Classifier, sparsity: float, clock: Clock) -> set[str]:
         return dense_layers(model) if clock.task else set()
 
-    def paper_flops(self, cell: Cell, costs: Sequence[LayerCost], sizes: Sequence[int]) -> float:
+    @accounting
+    def published_flops(self, cell: Cell, costs: Sequence[LayerCost], sizes: Sequence[int]) -> float:
         return isolation_paper_flops(costs, sizes, cell.epochs, cell.sparsity)
 
     def state(self) -> dict[str, Any]:

@@ -40,7 +40,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import safetensors
 import safetensors.torch
@@ -49,19 +49,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparcl import masks, models, seeding, streams
-from sparcl.components import Clock, Parameter, SparsityPolicy
+from sparcl.cell import Cell
+from sparcl.components import Clock, Learner, Replay, Run, SparsityPolicy, accounting, stream_loss
+from sparcl.costs.ledger import LayerCost, Ledger
 from sparcl.errors import UserError
-from sparcl.learners.base import Learner, Replay, stream_loss
+from sparcl.masks import MaskSet
 from sparcl.methods import learner, method, policy
-from sparcl.models import BasicBlock
-
-if TYPE_CHECKING:
-    from sparcl.cell import Cell
-    from sparcl.costs.ledger import LayerCost, Ledger
-    from sparcl.masks import MaskSet
-    from sparcl.models import Classifier
-    from sparcl.protocol import Protocol
-    from sparcl.trainer import Run
+from sparcl.models import BasicBlock, Classifier
+from sparcl.parameters import parameter
+from sparcl.protocol import Protocol
 
 LINE = "regulation"
 
@@ -83,10 +79,10 @@ def trained_prefixes(model: Classifier, with_block_before: bool) -> tuple[str, .
 
 def freeze_all_but(model: Classifier, prefixes: tuple[str, ...], freeze_norms: bool) -> None:
     """Let only the parameters under ``prefixes`` learn; the other batch norms keep their statistics if asked."""
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith(prefixes))
-        if not parameter.requires_grad:
-            parameter.grad = None
+    for name, tensor in model.named_parameters():
+        tensor.requires_grad_(name.startswith(prefixes))
+        if not tensor.requires_grad:
+            tensor.grad = None
     for name, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d) and not f"{name}.".startswith(prefixes):
             module.train(not freeze_norms)
@@ -202,15 +198,16 @@ class LightCL(Learner):
     family = "sibling"
     bundles: ClassVar = ()
     bundles_reason = "has a channel sparsity of its own and takes no other sparsity policy"
-    parameters: ClassVar = {
-        "images": Parameter(15, "images of the new task whose feature maps are held", low=1),
-        "ratio": Parameter(0.15, "fraction of a feature map's channels that a task adds to the mask", low=0, high=1),
-        "beta": Parameter(0.0002, "weight of the regulation", low=0),
-        "norm": Parameter("running", "batch normalization of the frozen part: keeps following the data, or frozen",
-                          choices=("running", "frozen")),
-        "weights": Parameter("", "safetensors file of pre-trained weights; none: the first task trains everything"),
-        "weights_digest": Parameter("", "first 16 hex digits of the file's SHA-256; filled in"),
-    }  # fmt: skip
+    images: int = parameter(15, "images of the new task whose feature maps are held", low=1)
+    ratio: float = parameter(0.15, "fraction of a feature map's channels that a task adds to the mask", low=0, high=1)
+    beta: float = parameter(0.0002, "weight of the regulation", low=0)
+    norm: str = parameter(
+        "running",
+        "batch normalization of the frozen part: keeps following the data, or frozen",
+        choices=("running", "frozen"),
+    )
+    weights: str = parameter("", "safetensors file of pre-trained weights; none: the first task trains everything")
+    weights_digest: str = parameter("", "first 16 hex digits of the file's SHA-256; filled in")
 
     def __init__(self, **values: Any):
         super().__init__(**values)
@@ -245,12 +242,15 @@ class LightCL(Learner):
         """Return the beginnings of the names of what learns during ``task``, if anything is frozen."""
         return trained_prefixes(model, with_block_before=task == 0 and sparsity > 0)
 
+    def freeze(self, model: Classifier, cell: Cell, task: int) -> None:
+        if self.is_frozen(task):
+            freeze_all_but(model, self.prefixes(model, task, cell.sparsity), self.norm == "frozen")
+
     def begin_task(self, run: Run) -> None:
         task = run.phase.index
+        self.freeze(run.model, run.cell, task)
         if self.is_frozen(task):
-            prefixes = self.prefixes(run.model, task, run.cell.sparsity)
-            freeze_all_but(run.model, prefixes, self.norm == "frozen")
-            run.ledger.set_frozen(layers_outside(run.model, prefixes))
+            run.ledger.set_frozen(layers_outside(run.model, self.prefixes(run.model, task, run.cell.sparsity)))
         self.held = {}
         if task:
             positions = first_positions(run, self.images)
@@ -260,9 +260,7 @@ class LightCL(Learner):
             self.held |= {str(index): feature_map for index, feature_map in enumerate(maps)}
 
     def resume(self, run: Run) -> None:
-        if self.is_frozen(run.phase.index):
-            prefixes = self.prefixes(run.model, run.phase.index, run.cell.sparsity)
-            freeze_all_but(run.model, prefixes, self.norm == "frozen")
+        self.freeze(run.model, run.cell, run.phase.index)
         self.channels = {key: mask.to(run.device) for key, mask in self.channels.items()}
         self.held = {key: _placed(tensor, run.device) for key, tensor in self.held.items()}
 
@@ -316,7 +314,8 @@ class LightCL(Learner):
     def plan_end_task(self, book: Ledger, cell: Cell, task: int, size: int) -> None:
         book.forward(LINE, min(cell.batch_size, size))
 
-    def paper_flops(self, cell: Cell, costs: Sequence[LayerCost], sizes: Sequence[int]) -> float:
+    @accounting
+    def published_flops(self, cell: Cell, costs: Sequence[LayerCost], sizes: Sequence[int]) -> float:
         last = costs[-2].name.split(".")[0]
         kept = {}
         if cell.sparsity:

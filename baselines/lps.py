@@ -32,19 +32,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from baselines.isolation import FREE, Isolation, partition
 from sparcl import masks
-from sparcl.components import Clock, Parameter
+from sparcl.components import Clock, Run
+from sparcl.masks import MaskSet
 from sparcl.methods import method, policy
-
-if TYPE_CHECKING:
-    from sparcl.masks import MaskSet
-    from sparcl.trainer import Run
+from sparcl.parameters import parameter
 
 
 def project_weights(values: Tensor, k: int, among: Tensor, generator: torch.Generator) -> Tensor:
@@ -67,15 +65,12 @@ class LPS(Isolation):
         auxiliary: the ADMM variables "U", "Z", and "M", "K", "Y" while a task learns what to share, per layer.
     """
 
-    parameters: ClassVar = {
-        **Isolation.parameters,
-        "retrain": Parameter(0.25, "fraction of a task's steps that train the kept weights", low=0, high=1),
-        "rho": Parameter(0.01, "ADMM's penalty in the first round", low=0),
-        "rounds": Parameter(3, "ADMM rounds; rho grows tenfold from one to the next", low=1, high=10),
-        "updates": Parameter(3, "parts of a round, each of which begins with an update of Z, U, Y and K", low=1),
-        "sharing": Parameter("learned", "which earlier weights a task uses", choices=("learned", "all", "none")),
-        "share": Parameter(0.9, "fraction of the earlier weights that a task shares", low=0, high=1),
-    }
+    retrain: float = parameter(0.25, "fraction of a task's steps that train the kept weights", low=0, high=1)
+    rho: float = parameter(0.01, "ADMM's penalty in the first round", low=0)
+    rounds: int = parameter(3, "ADMM rounds; rho grows tenfold from one to the next", low=1, high=10)
+    updates: int = parameter(3, "parts of a round, each of which begins with an update of Z, U, Y and K", low=1)
+    sharing: str = parameter("learned", "which earlier weights a task uses", choices=("learned", "all", "none"))
+    share: float = parameter(0.9, "fraction of the earlier weights that a task shares", low=0, high=1)
 
     def __init__(self, **values: Any):
         super().__init__(**values)

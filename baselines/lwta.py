@@ -41,24 +41,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from baselines.isolation import dense_layers, norm_tensors, own_rows
-from sparcl.components import Clock, Parameter, SparsityPolicy
-from sparcl.costs import ledger
-from sparcl.learners.base import Learner, Replay, stream_loss
+from sparcl.cell import Cell
+from sparcl.components import Clock, Learner, Replay, Run, SparsityPolicy, accounting, stream_loss
+from sparcl.costs import convention
+from sparcl.costs.ledger import LayerCost
+from sparcl.masks import MaskSet
 from sparcl.methods import learner, method, policy
-
-if TYPE_CHECKING:
-    from sparcl.cell import Cell
-    from sparcl.costs.ledger import LayerCost
-    from sparcl.masks import MaskSet
-    from sparcl.models import Classifier
-    from sparcl.streams import StreamInfo
-    from sparcl.trainer import Run
+from sparcl.models import Classifier
+from sparcl.parameters import parameter
+from sparcl.streams import StreamInfo
 
 FLOOR = 1e-4
 
@@ -173,12 +170,10 @@ class LWTA(Learner):
     family = "sibling"
     bundles: ClassVar = ()
     bundles_reason = "has tickets of its own and takes no other sparsity policy"
-    parameters: ClassVar = {
-        "temperature": Parameter(0.67, "temperature of the Concrete samples in training", low=0.01),
-        "kl": Parameter(1.0, "weight of the KL divergence to uniform, per training image of the task", low=0),
-        "sample": Parameter("image", "one sample of the winners per image, or per batch", choices=("image", "batch")),
-        "rate": Parameter(100.0, "learning rate of the posterior's logits, as a multiple of the cell's", low=0),
-    }
+    temperature: float = parameter(0.67, "temperature of the Concrete samples in training", low=0.01)
+    kl: float = parameter(1.0, "weight of the KL divergence to uniform, per training image of the task", low=0)
+    sample: str = parameter("image", "one sample of the winners per image, or per batch", choices=("image", "batch"))
+    rate: float = parameter(100.0, "learning rate of the posterior's logits, as a multiple of the cell's", low=0)
 
     def equip(self, model: Classifier, cell: Cell, info: StreamInfo) -> None:
         size, weights = units_per_block(cell.sparsity), dict(model.named_parameters())
@@ -209,7 +204,8 @@ class LWTA(Learner):
         self, run: Run, images: Tensor, labels: Tensor, replays: list[Replay]
     ) -> tuple[dict[str, Tensor], Tensor]:
         logits = run.model(images)
-        total = sum(divergence(c.pi(c.task), c.size) for c in self._competing)
+        zero = torch.zeros((), device=run.device)
+        total = sum((divergence(c.pi(c.task), c.size) for c in self._competing), start=zero)
         return {"stream": stream_loss(run, logits, labels), "divergence": self.kl / run.pool_size * total}, logits
 
     def adjust_gradients(self, run: Run) -> None:
@@ -221,11 +217,12 @@ class LWTA(Learner):
         """Return scores (N, classes): each task's classes as its own ticket sees them, unseen ones as the last."""
         if not run.untrained:
             return run.model(images)
-        current = run.phase.index
-        with run.sparsity.show(run, current):
+        current, tickets = run.phase.index, run.sparsity
+        assert isinstance(tickets, Tickets)
+        with tickets.show(run, current):
             scores = run.model(images)
         for task in range(current):
-            with run.sparsity.show(run, task):
+            with tickets.show(run, task):
                 logits = run.model(images)
             classes = run.stream.tasks[task].classes
             scores[:, classes.start : classes.stop] = logits[:, classes.start : classes.stop]
@@ -234,8 +231,9 @@ class LWTA(Learner):
     def evaluation_passes(self, task: int) -> int:
         return task + 1
 
-    def paper_flops(self, cell: Cell, costs: Sequence[LayerCost], sizes: Sequence[int]) -> float:
-        return ledger.paper_flops(costs, sizes, cell.epochs, 0)
+    @accounting
+    def published_flops(self, cell: Cell, costs: Sequence[LayerCost], sizes: Sequence[int]) -> float:
+        return convention.paper_flops(costs, sizes, cell.epochs, 0)
 
 
 # -- tickets -----------------------------------------------------------------------------------------------------------
@@ -250,14 +248,16 @@ class Tickets(SparsityPolicy):
 
     family = "sibling"
     learners: ClassVar = ()
-    parameters: ClassVar = {
-        "cutoff": Parameter(0.5, "units below this multiple of the uniform winning probability do not learn",
-                            low=0, high=1),
-        "protect": Parameter("winners", "what later tasks may not change", choices=("winners", "none")),
-        "batch_norm": Parameter("per-task", "batch normalization: one per task, frozen after the first, or shared",
-                                choices=("per-task", "frozen", "shared")),
-        "inference": Parameter("argmax", "how a task's winners are found", choices=("argmax", "sample")),
-    }  # fmt: skip
+    cutoff: float = parameter(
+        0.5, "units below this multiple of the uniform winning probability do not learn", low=0, high=1
+    )
+    protect: str = parameter("winners", "what later tasks may not change", choices=("winners", "none"))
+    batch_norm: str = parameter(
+        "per-task",
+        "batch normalization: one per task, frozen after the first, or shared",
+        choices=("per-task", "frozen", "shared"),
+    )
+    inference: str = parameter("argmax", "how a task's winners are found", choices=("argmax", "sample"))
 
     def __init__(self, **values: Any):
         super().__init__(**values)
@@ -273,29 +273,29 @@ class Tickets(SparsityPolicy):
     def begin_task(self, run: Run) -> None:
         if run.phase.index and self.protect == "winners":
             run.ledger.set_frozen(dense_layers(run.model))
-        self._freeze(run)
+        self.freeze(run.model, run.cell, run.phase.index)
 
     def resume(self, run: Run) -> None:
         for group in (self.won, self.norms):
             for tensors in group.values():
                 tensors |= {name: tensor.to(run.device) for name, tensor in tensors.items()}
-        self._freeze(run)
+        self.freeze(run.model, run.cell, run.phase.index)
 
-    def _freeze(self, run: Run) -> None:
+    def freeze(self, model: Classifier, cell: Cell, task: int) -> None:
         """Freeze what does not compete, and batch normalization, as the options say; nothing in the first task."""
-        if run.phase.index == 0:
+        if task == 0:
             return
-        norms = norm_tensors(run.model)
-        learning = set(run.masks.parameters) | {n for n, _ in run.model.named_parameters() if ".competition." in n}
-        for name, parameter in run.model.named_parameters():
+        norms = norm_tensors(model)
+        learning = {*model.maskable_names, *(n for n, _ in model.named_parameters() if ".competition." in n)}
+        for name, tensor in model.named_parameters():
             frozen = self.protect == "winners" and name not in learning and not name.startswith("head.")
             if name in norms:
                 frozen = self.batch_norm == "frozen"
             if frozen:
-                parameter.requires_grad_(False)
-                parameter.grad = None
+                tensor.requires_grad_(False)
+                tensor.grad = None
         if self.batch_norm == "frozen":
-            for module in run.model.modules():
+            for module in model.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.training = False
 

@@ -12,26 +12,22 @@ and prunes what they have learned. Later tasks never change the mask.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 from sparcl import masks
-from sparcl.components import Clock, Parameter, SparsityPolicy
+from sparcl.components import Clock, Run, SparsityPolicy
+from sparcl.masks import MaskSet
 from sparcl.methods import policy
+from sparcl.parameters import parameter
 from sparcl.policies.static import DISTRIBUTION
-
-if TYPE_CHECKING:
-    from sparcl.masks import MaskSet
-    from sparcl.trainer import Run
 
 
 @policy("magnitude", "Magnitude")
 class Magnitude(SparsityPolicy):
     """One-shot magnitude pruning; see the module's docstring for the rule and its source."""
 
-    parameters: ClassVar = {
-        "warmup": Parameter(0, "epochs of dense training in the first task before the weights are pruned", low=0),
-        "distribution": DISTRIBUTION,
-    }
+    warmup: int = parameter(0, "epochs of dense training in the first task before the weights are pruned", low=0)
+    distribution: str = DISTRIBUTION
 
     def refuse(self, fields: Mapping[str, Any]) -> str | None:
         if self.warmup > fields["epochs"]:

@@ -18,15 +18,10 @@ the frozen and the kept ones and the kept ones; the dense layers have no weight 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from baselines.isolation import FREE, Isolation, partition
-from sparcl.components import Clock
+from sparcl.components import Clock, Run
+from sparcl.masks import MaskSet
 from sparcl.methods import method, policy
-
-if TYPE_CHECKING:
-    from sparcl.masks import MaskSet
-    from sparcl.trainer import Run
 
 
 @policy("packnet", "PackNet", family="isolation")

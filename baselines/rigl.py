@@ -7,7 +7,7 @@ Rule: from a random mask, at every ``interval``-th step t < T_end a layer with k
     m <- m - smallest(|w|, n) + largest(|dL/dw| on the free positions, n)
 
 A free position may be one just lost. New weights start at 0. The mask update replaces the optimizer's step, and the
-dense gradient is paid on the ledger's line "dense_gradient": 2 f_S + f_D instead of 3 f_S per sample.
+dense gradient stands on the ledger's line "dense_gradient": 2 f_S + f_D instead of 3 f_S per sample.
 
 Adaptation to the stream: ``horizon: task`` (default) runs the schedule anew in every task, up to the share ``end`` of
 its steps (0.75 as in the paper), because each task brings data for which no connection has been chosen; ``horizon:
@@ -20,18 +20,16 @@ a lost weight that returns in the same update keep its value, as the authors' co
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any
 
 from torch import Tensor
 
 from sparcl import masks
-from sparcl.components import Clock, Parameter, SparsityPolicy
+from sparcl.components import Clock, Density, Run, SparsityPolicy
+from sparcl.masks import MaskSet
 from sparcl.methods import bundle, policy
+from sparcl.parameters import parameter
 from sparcl.policies.static import DISTRIBUTION, initial_masks
-
-if TYPE_CHECKING:
-    from sparcl.masks import MaskSet
-    from sparcl.trainer import Run
 
 
 def drop_fraction(alpha: float, fraction: float) -> float:
@@ -43,18 +41,21 @@ def drop_fraction(alpha: float, fraction: float) -> float:
 class RigL(SparsityPolicy):
     """RigL; see the module's docstring for the rule and its source."""
 
-    modules = ("sparcl.policies.static",)
-    parameters: ClassVar = {
-        "alpha": Parameter(0.3, "share of a layer's weights replaced at first", low=0, high=1),
-        "interval": Parameter(100, "steps between mask updates, counted within a task", low=1),
-        "end": Parameter(0.75, "share of the horizon after which the mask is fixed", low=0, high=1),
-        "horizon": Parameter("task", "run the schedule in every task, or once over the run", choices=("task", "run")),
-        "growth": Parameter("loss", "whose gradient decides growth: the whole loss or the stream's term",
-                            choices=("loss", "stream")),
-        "returning": Parameter("zero", "value of a weight that is lost and returns in one update",
-                               choices=("zero", "keep")),
-        "distribution": DISTRIBUTION,
-    }  # fmt: skip
+    alpha: float = parameter(0.3, "share of a layer's weights replaced at first", low=0, high=1)
+    interval: int = parameter(100, "steps between mask updates, counted within a task", low=1)
+    end: float = parameter(0.75, "share of the horizon after which the mask is fixed", low=0, high=1)
+    horizon: str = parameter("task", "run the schedule in every task, or once over the run", choices=("task", "run"))
+    growth: str = parameter(
+        "loss", "whose gradient decides growth: the whole loss or the stream's term", choices=("loss", "stream")
+    )
+    returning: str = parameter(
+        "zero", "value of a weight that is lost and returns in one update", choices=("zero", "keep")
+    )
+    distribution: str = DISTRIBUTION
+
+    def __init__(self, **values: Any):
+        super().__init__(**values)
+        self.by_term = self.growth == "stream"
 
     # -- schedule --------------------------------------------------------------------------------------------------
     def fraction_at(self, clock: Clock) -> float | None:
@@ -68,14 +69,13 @@ class RigL(SparsityPolicy):
     def start(self, run: Run) -> None:
         initial_masks(run, "random", self.distribution)
 
-    def wants_terms(self, run: Run) -> bool:
-        return self.growth == "stream" and self.planned_dense_gradients(run.clock)
+    def gradients_wanted(self, sparsity: float, clock: Clock) -> dict[str, Density]:
+        return {"dense_gradient": "dense"} if sparsity and self.fraction_at(clock) is not None else {}
 
     def on_gradients(self, run: Run) -> bool:
         fraction = self.fraction_at(run.clock)
         if fraction is None or run.cell.sparsity == 0:
             return True
-        run.pay_gradients("dense_gradient", at="dense")
         self._update(run, drop_fraction(self.alpha, fraction))
         return False
 
@@ -97,14 +97,15 @@ class RigL(SparsityPolicy):
             run.note_update(pruned, run.masks.replace(larger).grown)
 
     def _growth_gradient(self, run: Run, name: str) -> Tensor:
-        return run.term_gradients["stream"][name] if self.growth == "stream" else run.masks.parameters[name].grad
+        if self.growth == "stream":
+            return run.term_gradients["stream"][name]
+        gradient = run.masks.parameters[name].grad
+        assert gradient is not None
+        return gradient
 
     # -- plan ------------------------------------------------------------------------------------------------------
     def planned_counts(self, masks_: MaskSet, sparsity: float, clock: Clock) -> dict[str, int]:
         return masks.allocate(masks_.shapes, sparsity, self.distribution)
-
-    def planned_dense_gradients(self, clock: Clock) -> bool:
-        return self.fraction_at(clock) is not None
 
 
 bundle("rigl-erk", "RigL-ERK", "sparse-baseline", {"rigl.distribution": "erk"}, sparsity="rigl")

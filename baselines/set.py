@@ -18,32 +18,26 @@ nowhere to grow and is left alone.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from sparcl import masks
-from sparcl.components import Clock, Parameter, SparsityPolicy
+from sparcl.components import Clock, Run, SparsityPolicy
+from sparcl.masks import MaskSet
 from sparcl.methods import policy
+from sparcl.parameters import parameter
 from sparcl.policies.static import DISTRIBUTION, initial_masks
-
-if TYPE_CHECKING:
-    from sparcl.masks import MaskSet
-    from sparcl.trainer import Run
 
 
 @policy("set", "SET")
 class SET(SparsityPolicy):
     """Sparse evolutionary training; see the module's docstring for the rule and its source."""
 
-    modules = ("sparcl.policies.static",)
-    parameters: ClassVar = {
-        "zeta": Parameter(0.3, "share of a layer's weights replaced at each update", low=0, high=1),
-        "interval": Parameter(300, "steps between mask updates, counted within a task", low=1),
-        "reinit": Parameter("zero", "value of a new weight", choices=("zero", "random")),
-        "distribution": DISTRIBUTION,
-    }
+    zeta: float = parameter(0.3, "share of a layer's weights replaced at each update", low=0, high=1)
+    interval: int = parameter(300, "steps between mask updates, counted within a task", low=1)
+    reinit: str = parameter("zero", "value of a new weight", choices=("zero", "random"))
+    distribution: str = DISTRIBUTION
 
     # -- the run ---------------------------------------------------------------------------------------------------
     def start(self, run: Run) -> None:

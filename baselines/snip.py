@@ -17,36 +17,32 @@ The scoring pass is paid on the ledger's line "saliency", dense. Batch-norm stat
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
-
 import torch
 from torch import Tensor
 
 from sparcl import masks
-from sparcl.components import Clock, Parameter, SparsityPolicy
+from sparcl.cell import Cell
+from sparcl.components import Batch, Clock, Run, SparsityPolicy
+from sparcl.costs.ledger import Ledger
+from sparcl.masks import MaskSet
 from sparcl.methods import bundle, policy
+from sparcl.parameters import parameter
 from sparcl.policies.static import DISTRIBUTION
-
-if TYPE_CHECKING:
-    from sparcl.masks import MaskSet
-    from sparcl.trainer import Run
 
 
 @policy("snip", "SNIP")
 class SNIP(SparsityPolicy):
     """Single-shot pruning by connection sensitivity; see the module's docstring for the rule and its source."""
 
-    parameters: ClassVar = {
-        "scope": Parameter("layer", "rank weights within each layer, or all together", choices=("layer", "global")),
-        "batches": Parameter(1, "batches of the first task whose mean gradient scores the weights", low=1),
-        "distribution": DISTRIBUTION,
-    }
+    scope: str = parameter("layer", "rank weights within each layer, or all together", choices=("layer", "global"))
+    batches: int = parameter(1, "batches of the first task whose mean gradient scores the weights", low=1)
+    distribution: str = DISTRIBUTION
 
     # -- the run ---------------------------------------------------------------------------------------------------
     def begin_task(self, run: Run) -> None:
         if run.clock.task > 0 or run.cell.sparsity == 0:
             return
-        gradients = saliency_gradients(run, self.planned_saliency(0, run.pool_size, run.cell.batch_size))
+        gradients = saliency_gradients(run, self.scored(run.pool_size, run.cell.batch_size))
         scores = {name: (gradients[name] * w.detach()).abs() for name, w in run.masks.parameters.items()}
         run.masks.adopt(self.select(scores, run.cell.sparsity, run.generator("initial-mask")))
 
@@ -65,8 +61,14 @@ class SNIP(SparsityPolicy):
             return None
         return masks.allocate(masks_.shapes, sparsity, self.distribution)
 
-    def planned_saliency(self, task: int, size: int, batch_size: int) -> int:
-        return min(self.batches * batch_size, size) if task == 0 else 0
+    def scored(self, size: int, batch_size: int) -> int:
+        """Return how many images of a pool of ``size`` score the weights."""
+        return min(self.batches * batch_size, size)
+
+    def plan_begin_task(self, book: Ledger, cell: Cell, task: int, size: int) -> None:
+        if task == 0 and cell.sparsity:
+            book.forward("saliency", self.scored(size, cell.batch_size))
+            book.backward("saliency", self.scored(size, cell.batch_size))
 
 
 def saliency_gradients(run: Run, images: int) -> dict[str, Tensor]:
@@ -75,19 +77,19 @@ def saliency_gradients(run: Run, images: int) -> dict[str, Tensor]:
     The samples come from a generator of their own, in batches of the cell's size (each weighted by its share). Model,
     batch-norm statistics and gradients are left as they were.
     """
-    from sparcl.trainer import Batch, backward
-
     order = torch.randperm(run.pool_size, generator=run.generator("saliency"))[:images].to(run.device)
     sums = {name: torch.zeros_like(weight) for name, weight in run.masks.parameters.items()}
     buffers = {name: buffer.clone() for name, buffer in run.model.named_buffers()}
     for positions in order.split(run.cell.batch_size):
         raw = run.pool_images[positions]
-        backward(run, Batch(positions, raw, run.network_input(raw), run.pool_labels[positions]), [], per_term=False)
+        run.backward(Batch(positions, raw, run.network_input(raw), run.pool_labels[positions]), [])
         for name, weight in run.masks.parameters.items():
-            sums[name] += weight.grad * (len(positions) / len(order))
+            if weight.grad is not None:
+                sums[name] += weight.grad * (len(positions) / len(order))
     for name, buffer in run.model.named_buffers():
         buffer.copy_(buffers[name])
-    run.optimizer.zero_grad(set_to_none=True)
+    for weight in run.model.parameters():
+        weight.grad = None
     run.sync_ledger()
     run.ledger.forward("saliency", len(order))
     run.ledger.backward("saliency", len(order))

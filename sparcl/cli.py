@@ -1,4 +1,4 @@
-"""The command line: ``sparcl run | methods | streams | flops | new-baseline | plan``.
+"""The command line: ``sparcl run | flops | methods | streams | data | plan | new-baseline``.
 
 Exit status 0 for success, 1 for a run that failed, 2 for bad input (one line on standard error), 130 or 143 for a run
 that was interrupted and left a checkpoint.
@@ -16,13 +16,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from sparcl.cell import SETTINGS
 from sparcl.errors import RunError, UserError, one_line, suggest
 from sparcl.files import strict_yaml
 
-PROTOCOL_OPTIONS: dict[str, type] = {
-    "model": str, "width": int, "epochs": int, "batch_size": int, "learning_rate": float, "precision": str,
-    "device": str,
-}  # fmt: skip
 STOP_SECONDS = 10.0
 """A run that was asked to stop and is not at a step's end by then stops where it is, with its last checkpoint."""
 
@@ -48,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--force", action="store_true", help="replace a record of another code or library version")
     run.add_argument("--checkpoint-every", type=float, default=60.0, metavar="SECONDS",
                      help="seconds between checkpoints, 0 for every step (default: %(default)s)")  # fmt: skip
+    run.add_argument("--identity", metavar="SHA256", help="refuse to run if code or libraries give another")
     run.add_argument("--quiet", action="store_true", help="print nothing but the result")
 
     flops = commands.add_parser("flops", help="FLOPs of a cell in three ledgers, without training it")
@@ -63,6 +61,11 @@ def parser() -> argparse.ArgumentParser:
 
     listed = commands.add_parser("streams", help="list the streams")
     listed.add_argument("--json", action="store_true", help="print JSON")
+
+    data = commands.add_parser("data", help="download and check the images of a stream, and print their digest")
+    data.add_argument("--stream", metavar="NAME", required=True)
+    data.add_argument("--set", action="append", default=[], metavar="stream.KEY=VALUE", help="an option of the stream")
+    data.add_argument("--data", type=Path, metavar="DIR", help="folder of the data sets (default: data)")
 
     new = commands.add_parser("new-baseline", help="write the files of a new baseline: module, test, config line")
     new.add_argument("name", metavar="NAME", help="name of the policy and its module, for example my_rule")
@@ -87,11 +90,8 @@ def _cell_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--config", type=Path, metavar="FILE", help="YAML file with the settings of a cell")
     command.add_argument("--stream", metavar="NAME")
     command.add_argument("--method", metavar="NAME")
-    command.add_argument("--sparsity", type=float, help="fraction of zero weights in the masked layers, [0, 1)")
-    command.add_argument("--buffer", type=int, help="capacity of the replay memory, samples")
-    command.add_argument("--seed", type=int)
-    for name, kind in PROTOCOL_OPTIONS.items():
-        command.add_argument(f"--{name.replace('_', '-')}", type=kind)
+    for name, setting in SETTINGS.items():
+        command.add_argument(f"--{name.replace('_', '-')}", type=setting.kind, help=setting.help)
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                          help="a parameter, for example ddr.proportion=0.1 or stream.class_order_seed=3")  # fmt: skip
     command.add_argument("--data", type=Path, metavar="DIR", help="folder of the data sets (default: data)")
@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 # -- cells -------------------------------------------------------------------------------------------------------------
 def _cell(options: argparse.Namespace) -> Any:
-    from sparcl import cell, methods
+    from sparcl import methods, resolve
 
     given: dict[str, Any] = {}
     if options.cell is not None:
@@ -138,28 +138,33 @@ def _cell(options: argparse.Namespace) -> Any:
         strict_yaml.check(given, "--cell")
     if options.config is not None:
         given |= _settings(options.config)
-    for name in ("stream", "method", "sparsity", "buffer", "seed", *PROTOCOL_OPTIONS):
+    for name in ("stream", "method", *SETTINGS):
         if getattr(options, name) is not None:
             given[name] = getattr(options, name)
     for name in ("params", "stream_options"):
         if not isinstance(given.get(name, {}), dict):
             raise UserError(f"{name}: expected a mapping, got {one_line(repr(given[name]), 60)}")
     params, stream_options = dict(given.get("params", {})), dict(given.get("stream_options", {}))
-    for text in options.set:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise UserError(f"--set {text}: expected KEY=VALUE, for example ddr.proportion=0.1")
-        parsed = strict_yaml.parse(value, f"--set {one_line(key, 80)}")
+    for key, value in _assignments(options.set):
         if key.startswith("stream."):
-            stream_options[key.removeprefix("stream.")] = parsed
+            stream_options[key.removeprefix("stream.")] = value
         else:
-            params[key] = parsed
+            params[key] = value
     for name in ("stream", "method"):
         if name not in given:
             raise UserError(f"--{name}: missing; name a {name} ('sparcl {name}s' lists them)")
     if "sparsity" not in given and methods.get(given["method"]).is_sparse:
         raise UserError(f"--sparsity: missing; {given['method']} needs one, from 0 (dense) to below 1")
-    return cell.from_dict(given | {"params": params, "stream_options": stream_options})
+    return resolve.from_dict(given | {"params": params, "stream_options": stream_options})
+
+
+def _assignments(texts: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Yield key and value of every ``KEY=VALUE``."""
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set {text}: expected KEY=VALUE, for example ddr.proportion=0.1")
+        yield key, strict_yaml.parse(value, f"--set {one_line(key, 80)}")
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -197,6 +202,7 @@ def _signals() -> Iterator[list[int]]:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from sparcl import methods, metrics, streams
     from sparcl.running import runner
     from sparcl.running.progress import Progress
     from sparcl.trainer import Interrupted
@@ -211,7 +217,7 @@ def _run(options: argparse.Namespace) -> int:
             found = runner.run_cell(
                 chosen, options.results, data_root=options.data, threads=options.threads, force=options.force,
                 checkpoint_seconds=options.checkpoint_every, watch=progress.step, watch_task=progress.task,
-                stop=lambda: bool(asked),
+                planned=options.identity, stop=lambda: bool(asked),
             )  # fmt: skip
         except Interrupted:
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -220,12 +226,13 @@ def _run(options: argparse.Namespace) -> int:
             left = "left a checkpoint; the same command continues it" if saved else "is without a checkpoint yet"
             print(f"interrupted: {chosen.path} {left}", file=sys.stderr)
             return 128 + asked[0]
-    result = found["results"]["metrics"]
-    shown = {name: "-" if result[name] is None else f"{result[name]:.2f}" for name in result}
+    accuracy = found["results"]["accuracy"]
+    result = metrics.summary(accuracy["class_il"], accuracy["task_il"], accuracy["untrained"]["task_il"])
+    shown = {name: "-" if value is None else f"{value:.2f}" for name, value in result.items()}
     print(
-        f"{found['method']['label']} on {found['stream']['label']}: Class-IL {shown['class_il']} %, "
-        f"Task-IL {shown['task_il']} %, forgetting {shown['forgetting_class_il']}, "
-        f"{found['results']['flops']['executed']['training']:.3e} training FLOPs"
+        f"{methods.get(chosen.method).label} on {streams.describe(chosen.stream, dict(chosen.stream_options)).label}: "
+        f"Class-IL {shown['class_il']} %, Task-IL {shown['task_il']} %, "
+        f"forgetting {shown['forgetting_class_il']}, {found['results']['executed']['training']:.3e} training FLOPs"
     )
     print(runner.folder_of(chosen, options.results) / runner.RECORD)
     return 0
@@ -235,30 +242,32 @@ def _flops(options: argparse.Namespace) -> int:
     from sparcl.costs import planning
 
     chosen = _cell(options)
-    plan = planning.planned(chosen).as_dict()
-    plan["dense_over_paper"] = _dense_over_paper(chosen, plan["paper"]["training"])
-    plan["paper_memory"] = planning.paper_memory(chosen)
-    if not options.layers:
-        plan["executed"] = {k: v for k, v in plan["executed"].items() if k != "layers"}
-    else:
-        for ledger, layers in planning.by_layer(chosen).items():
-            plan[ledger]["layers"] = layers
+    executed, approximate = planning.executed(chosen)
+    paper, dense = planning.paper(chosen), planning.dense(chosen)
+    plan: dict[str, Any] = {
+        "executed": executed, "paper": paper, "dense": {"training": dense},
+        "dense_over_executed": dense / executed["training"] if executed["training"] else None,
+        "dense_over_paper": planning.dense_over_paper(chosen), "approximate": approximate,
+        "paper_memory": {
+            key: planning.facts(chosen)[f"paper_memory_{short}"]
+            for key, short in (("ablation_table", "ablation"), ("phone", "phone"))
+        },
+    }  # fmt: skip
+    layers = executed.pop("layers")
+    if options.layers:
+        executed["layers"] = layers
+        for ledger, values in planning.by_layer(chosen).items():
+            plan[ledger]["layers"] = values
     if options.json:
         print(json.dumps({"cell": chosen.as_dict(), **plan}, indent=1))
         return 0
-    executed = plan["executed"]
     print(f"{chosen.path} (FLOPs; one multiply-add is 2)")
-    rows = [
-        ("executed", executed["training"]),
-        ("paper", plan["paper"]["training"]),
-        ("dense", plan["dense"]["training"]),
-    ]
-    for name, value in rows:
-        print(f"  {name:<10} {value:.4e}")
+    for name in ("executed", "paper", "dense"):
+        print(f"  {name:<10} {plan[name]['training']:.4e}")
     print(f"  dense / executed {plan['dense_over_executed']:.2f}")
     if plan["dense_over_paper"] is not None:
         print(f"  dense / own FLOPs, both by the paper's count {plan['dense_over_paper']:.2f}")
-    if plan["approximate"]:
+    if approximate:
         print("  (the data decide this method's layer densities; planned with the same sparsity in every layer)")
     for line, kinds in executed["lines"].items():
         print(f"    {line:<18} {sum(kinds.values()):.4e}")
@@ -267,31 +276,15 @@ def _flops(options: argparse.Namespace) -> int:
           f"{memory['phone'] / 1e6:.1f} MB (its phone)")  # fmt: skip
     if options.layers:
         print(f"    {'layer':<32} {'executed':>10} {'paper':>10} {'dense':>10}")
-        for layer, value in executed["layers"].items():
-            print(f"    {layer:<32} {value:10.4e} {plan['paper']['layers'][layer]:10.4e} "
+        for layer, value in layers.items():
+            print(f"    {layer:<32} {value:10.4e} {paper['layers'][layer]:10.4e} "
                   f"{plan['dense']['layers'][layer]:10.4e}")  # fmt: skip
     return 0
 
 
-def _dense_over_paper(chosen: Any, own: float | None) -> float | None:
-    """Return how many times the dense learner's training FLOPs are those of the cell, by the paper's count."""
-    from sparcl import cell, methods
-    from sparcl.costs import planning
-
-    method = methods.get(chosen.method)
-    if not own or not method.policies:
-        return None
-    learner = methods.learners()[method.learner].parameters
-    keys = {f"{method.learner}.{key}" for key in learner}
-    kept = {key: value for key, value in chosen.params.items() if key in keys or key.startswith("protocol.")}
-    fields = chosen.as_dict() | {"method": method.learner, "sparsity": 0.0, "params": kept}
-    dense = planning.planned(cell.from_dict(fields)).as_dict()["paper"]["training"]
-    return None if dense is None else dense / own
-
-
 # -- lists -------------------------------------------------------------------------------------------------------------
 def _methods(options: argparse.Namespace) -> int:
-    from sparcl import cell, methods, streams
+    from sparcl import methods, resolve, streams
 
     if options.stream is not None and options.stream not in streams.names():
         raise UserError(f"--stream: unknown name {options.stream!r}{suggest(options.stream, streams.names())}")
@@ -309,7 +302,7 @@ def _methods(options: argparse.Namespace) -> int:
         parts = ", ".join([method.learner, *method.policies.values()])
         print(f"{method.name:<24} {method.label:<26} {method.family:<16} {parts}")
         if options.parameters or options.stream:
-            values = cell.defaults(method, options.stream)
+            values = resolve.defaults(method, options.stream)
             for key, parameter in method.parameters().items():
                 print(f"    {key} = {values[key]}: {parameter.help}")
     return 0
@@ -318,7 +311,7 @@ def _methods(options: argparse.Namespace) -> int:
 def _streams(options: argparse.Namespace) -> int:
     from sparcl import streams
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in streams.names():
         try:
             info = streams.describe(name, {})
@@ -342,10 +335,36 @@ def _streams(options: argparse.Namespace) -> int:
     return 0
 
 
-def _plan(options: argparse.Namespace) -> int:
-    from sparcl import matrix
+def _data(options: argparse.Namespace) -> int:
+    from sparcl import streams
 
-    return matrix.command(options.config, options.results, as_json=options.json)
+    given = {}
+    for key, value in _assignments(options.set):
+        if not key.startswith("stream."):
+            raise UserError(f"--set {key}: expected an option of the stream, stream.KEY=VALUE")
+        given[key.removeprefix("stream.")] = value
+    print(streams.load(options.stream, options.data, given).digest)
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from sparcl import matrix, plan
+
+    try:
+        checked = matrix.load(options.config)
+    except matrix.MatrixError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        return 2
+    made = plan.make(checked)
+    if options.json:
+        json.dump(made, sys.stdout, allow_nan=False)
+        print()
+        return 0
+    target = plan.write(made, options.results)
+    print("\n".join(plan.summary(made, options.results)))
+    print(f"plan: {target}")
+    return 0
 
 
 def _new_baseline(options: argparse.Namespace) -> int:
@@ -357,9 +376,14 @@ def _new_baseline(options: argparse.Namespace) -> int:
 
 
 COMMANDS = {
-    "run": _run, "flops": _flops, "methods": _methods, "streams": _streams, "new-baseline": _new_baseline,
+    "run": _run,
+    "flops": _flops,
+    "methods": _methods,
+    "streams": _streams,
+    "data": _data,
     "plan": _plan,
-}  # fmt: skip
+    "new-baseline": _new_baseline,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

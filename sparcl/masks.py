@@ -115,7 +115,7 @@ class MaskSet:
 
     Attributes:
         parameters: maskable weights by name, in model order.
-        optimizer: whose momentum follows the masks; None while there is none.
+        momenta: the optimizer's momentum by parameter, which follows the masks.
         weight: bool mask per name: True where the weight exists.
         gradient: bool mask per name, True where the weight learns, or None where every existing weight learns.
         version: grows with every change, so that others can tell when to look again.
@@ -125,7 +125,7 @@ class MaskSet:
         self.parameters = dict(parameters)
         self.weight = {n: torch.ones_like(p, dtype=torch.bool) for n, p in self.parameters.items()}
         self.gradient: dict[str, Tensor] | None = None
-        self.optimizer: torch.optim.Optimizer | None = None
+        self.momenta: Mapping[nn.Parameter, Tensor] = {}
         self.version = 0
         self._refresh()
 
@@ -175,7 +175,7 @@ class MaskSet:
             grown += int((mask & ~old).sum())
             absent = ~(old & mask)
             self.parameters[name].masked_fill_(absent, 0)
-            momentum = self._momentum(name)
+            momentum = self.momenta.get(self.parameters[name])
             if momentum is not None:
                 momentum.masked_fill_(absent, 0)
             self.weight[name] = mask.clone()
@@ -205,16 +205,12 @@ class MaskSet:
         """Make every masked weight (and its momentum) exactly 0."""
         if self._all_weights:
             return
-        torch._foreach_mul_(self._parameters, self._weight_factors)
+        weights: list[Tensor] = [*self._parameters]
+        torch._foreach_mul_(weights, self._weight_factors)
         for name, factor in zip(self.parameters, self._weight_factors, strict=True):
-            momentum = self._momentum(name)
+            momentum = self.momenta.get(self.parameters[name])
             if momentum is not None:
                 momentum.mul_(factor)
-
-    def _momentum(self, name: str) -> Tensor | None:
-        if self.optimizer is None:
-            return None
-        return self.optimizer.state.get(self.parameters[name], {}).get("momentum_buffer")
 
     @torch.no_grad()
     def mask_gradients(self) -> None:

@@ -18,17 +18,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from sparcl import grids
-from sparcl.cell import Cell, make
+from sparcl import grids, methods, models, resolve, streams
+from sparcl.cell import PROTOCOL, SETTINGS, Cell
 from sparcl.errors import UserError, one_line, suggest
-from sparcl.files import atomic, strict_yaml
-from sparcl.running.identity import contents, identity
+from sparcl.files import strict_yaml
+from sparcl.protocol import Protocol
 
-SCHEMA = "sparcl-plan/1"
 SCHEMA_FILE = Path(__file__).parent / "data" / "matrix.schema.json"
 MOST_CELLS = 100_000
 MOST_PROBLEMS = 20
-FIELDS = ("model", "width", "epochs", "batch_size", "learning_rate", "precision", "device")
 
 
 class MatrixError(UserError):
@@ -53,34 +51,6 @@ class Matrix:
     def name(self) -> str:
         """Name of the experiment and of its results folder."""
         return self.config["name"]
-
-    def plan(self) -> dict[str, Any]:
-        """Return the plan: the config and every cell with its path, groups and identity."""
-        marks: dict[tuple[str, str], str | None] = {}
-
-        def files(cell: Cell) -> str | None:
-            key = cell.stream, repr(cell.stream_options)
-            if key not in marks:
-                marks[key] = contents(cell)
-            return marks[key]
-
-        return {
-            "schema": SCHEMA,
-            "name": self.name,
-            "title": self.config["title"],
-            "description": self.config.get("description", ""),
-            "reference": self.config.get("reference"),
-            "config": dict(self.config),
-            "cells": [
-                {
-                    "path": cell.path,
-                    "groups": list(groups),
-                    "cell": cell.as_dict(),
-                    "identity": identity(cell, files),
-                }
-                for cell, groups in zip(self.cells, self.groups, strict=True)
-            ],
-        }
 
 
 def load(path: str | Path) -> Matrix:
@@ -109,19 +79,6 @@ def from_dict(config: Any, name: str = "config") -> Matrix:
     return Matrix(config, tuple(cells), tuple(groups))
 
 
-def write_plan(plan: Mapping[str, Any], results: Path) -> Path:
-    """Write ``plan`` to results/<name>/plan.json unless it is there already; return the file."""
-    target = results / plan["name"] / "plan.json"
-    text = json.dumps(plan, indent=1, sort_keys=True, allow_nan=False) + "\n"
-    try:
-        unchanged = target.read_text(encoding="utf-8") == text
-    except (OSError, UnicodeDecodeError):
-        unchanged = False
-    if not unchanged:
-        atomic.write_text(target, text)
-    return target
-
-
 # What is wrong with a config.
 
 
@@ -129,7 +86,16 @@ def write_plan(plan: Mapping[str, Any], results: Path) -> Path:
 def _validator() -> Any:
     import jsonschema
 
-    return jsonschema.Draft202012Validator(json.loads(SCHEMA_FILE.read_text(encoding="utf-8")))
+    return jsonschema.Draft202012Validator(schema())
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of a config: the file, with the settings that a cell declares (``sparcl/cell.py``)."""
+    found = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
+    fields = found["$defs"]["fields"]
+    fields["properties"] = {key: SETTINGS[key].schema() for key in PROTOCOL} | fields["properties"]
+    fields["expected"] = f"a mapping with any of {', '.join(fields['properties'])}"
+    return found
 
 
 def _schema_problems(config: Any) -> Iterator[str]:
@@ -170,7 +136,6 @@ def _label(where: tuple[Any, ...]) -> str:
 
 def _name_problems(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a line for each name that nobody registered."""
-    from sparcl import methods, models, streams
 
     known = methods.names()
     if config["stream"] not in streams.names():
@@ -202,7 +167,6 @@ def _name_problems(config: Mapping[str, Any]) -> Iterator[str]:
 
 def _search_problems(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a line for each thing that is wrong with how a config searches, or uses what a search has chosen."""
-    from sparcl import streams
 
     held_out = "validation" in config.get("stream_options", {})
     grids_of = [f"groups.{group}.grid" for group, entry in config["groups"].items() if "grid" in entry]
@@ -218,7 +182,6 @@ def _search_problems(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _matching(pattern: str, known: list[str]) -> list[str]:
-    from sparcl import methods
 
     if not any(sign in pattern for sign in "*?"):
         return [methods.get(pattern).name]
@@ -233,7 +196,6 @@ def _matching(pattern: str, known: list[str]) -> list[str]:
 
 def _with_grids(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
     """Return the config with every ``grid: true`` replaced by each method's values and their source."""
-    from sparcl import methods
 
     known, groups, problems = methods.names(), {}, []
     for group, entry in config["groups"].items():
@@ -298,7 +260,6 @@ def _expand(config: Mapping[str, Any]) -> tuple[list[Cell], list[tuple[str, ...]
 
 def _axes(config: Mapping[str, Any], entry: Mapping[str, Any]) -> list[list[Any]]:
     """Return the lists that a group crosses: method, sparsity, buffer, swept parameters..., seed."""
-    from sparcl import methods
 
     known = methods.names()
     names = list(dict.fromkeys(name for method in entry["methods"] for name in _matching(method, known)))
@@ -309,7 +270,6 @@ def _axes(config: Mapping[str, Any], entry: Mapping[str, Any]) -> list[list[Any]
 
 
 def _cell(config: Mapping[str, Any], entry: Mapping[str, Any], combination: tuple[Any, ...]) -> Cell:
-    from sparcl import methods
 
     name, sparsity, buffer, *swept, seed = combination
     method = methods.get(name)
@@ -321,7 +281,7 @@ def _cell(config: Mapping[str, Any], entry: Mapping[str, Any], combination: tupl
         if key not in known:
             raise UserError(f"defaults.params.{key}: unknown parameter{suggest(key, known)}")
     own = {*method.parameters(), *(key for key in known if key.startswith("protocol."))}
-    return make(
+    return resolve.make(
         stream=config["stream"],
         method=name,
         sparsity=sparsity if method.is_sparse else 0.0,
@@ -330,15 +290,13 @@ def _cell(config: Mapping[str, Any], entry: Mapping[str, Any], combination: tupl
         stream_options=config.get("stream_options"),
         params={key: value for key, value in shared.items() if key in own} | dict(swept),
         hyperparameters=config.get("hyperparameters"),
-        **{key: fields[key] for key in FIELDS if key in fields},
+        **{key: fields[key] for key in PROTOCOL if key in fields},
     )
 
 
 @functools.cache
 def _parameter_names() -> frozenset[str]:
     """Return every parameter that some learner, policy or the protocol has."""
-    from sparcl import methods
-    from sparcl.protocol import Protocol
 
     components: list[Any] = [*methods.learners().values(), *methods.policies().values(), Protocol]
     return frozenset(f"{component.name}.{key}" for component in components for key in component.parameters)
@@ -365,96 +323,3 @@ def _difference(one: Cell, other: Cell) -> str:
     flat = [{**values, **values.pop("params")} for values in (first, second)]
     keys = sorted(key for key in {*flat[0], *flat[1]} if flat[0].get(key) != flat[1].get(key))
     return ", ".join(f"{key} {flat[0].get(key)!r} and {flat[1].get(key)!r}" for key in keys)
-
-
-# `sparcl plan`.
-
-
-def command(config: Path, results: Path, as_json: bool = False) -> int:
-    """Check a config; print its plan as JSON, or write it and print what is to do. Return the exit status."""
-    try:
-        matrix = load(config)
-    except MatrixError as error:
-        for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
-        return 2
-    plan = matrix.plan()
-    if as_json:
-        json.dump(plan, sys.stdout, allow_nan=False)
-        print()
-        return 0
-    target = write_plan(plan, results)
-    print("\n".join(summary(plan, results)))
-    print(f"plan: {target}")
-    return 0
-
-
-def summary(plan: Mapping[str, Any], results: Path) -> list[str]:
-    """Return what a plan holds, what of it is done, and how long the rest takes by the records that exist."""
-    state = _measured(plan, results)
-    cells = plan["cells"]
-    lines = [f"{plan['title']}: {len(cells)} cells on {plan['config']['stream']}"]
-    for group in plan["config"]["groups"]:
-        inside = [entry for entry in cells if group in entry["groups"]]
-        done = sum(entry["path"] in state.current for entry in inside)
-        lines.append(f"  {group:<24} {len(inside):>5} cells, {done} done")
-    todo = [entry["cell"] for entry in cells if entry["path"] not in state.current]
-    lines.append(f"to run: {len(todo)} of {len(cells)}" + (f" ({state.stale} out of date)" if state.stale else ""))
-    seconds = state.estimate(todo)
-    if todo and seconds is not None:
-        lines.append(f"estimated: {clock(seconds)} of one core, by {len(state.seconds)} measured cells")
-    return lines
-
-
-@dataclass
-class _State:
-    """Records found for a plan: current paths, how many are stale, and measured (cell, wall seconds)."""
-
-    current: set[str]
-    stale: int
-    seconds: list[tuple[Mapping[str, Any], float]]
-
-    def estimate(self, cells: list[Mapping[str, Any]]) -> float | None:
-        """Return the core seconds that ``cells`` take: mean of the method, else of all, scaled by epochs."""
-        if not self.seconds:
-            return None
-        overall = _mean([seconds / cell["epochs"] for cell, seconds in self.seconds])
-        methods: dict[str, list[float]] = {}
-        for cell, seconds in self.seconds:
-            methods.setdefault(cell["method"], []).append(seconds / cell["epochs"])
-        means = {method: _mean(values) for method, values in methods.items()}
-        return sum(cell["epochs"] * means.get(cell["method"], overall) for cell in cells)
-
-
-def _measured(plan: Mapping[str, Any], results: Path) -> _State:
-    state = _State(set(), 0, [])
-    for entry in plan["cells"]:
-        path = results / plan["name"] / "runs" / entry["path"] / "record.json"
-        try:
-            record = json.loads(path.read_bytes())
-            seconds = float(record["measured"]["wall_seconds"])
-            found = record["identity"]
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError, TypeError, LookupError, RecursionError):
-            state.stale += 1
-            continue
-        if found == entry["identity"]:
-            state.current.add(entry["path"])
-        else:
-            state.stale += 1
-        if math.isfinite(seconds):
-            state.seconds.append((entry["cell"], seconds))
-    return state
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
-def clock(seconds: float) -> str:
-    """Return a duration as people say it: "45 s", "12 min", "3 h 20 min"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -21,18 +21,18 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import yaml
 
-from sparcl.components import Component, DataPolicy, GradientPolicy, SparsityPolicy
+from sparcl.cell import Cell
+from sparcl.components import Component, DataPolicy, GradientPolicy, Learner, Policy, SparsityPolicy
 from sparcl.errors import UserError, one_line, suggest
-
-if TYPE_CHECKING:
-    from sparcl.learners.base import Learner
 
 KINDS = {"sparsity": SparsityPolicy, "gradient": GradientPolicy, "data": DataPolicy}
 ENTRY_POINTS = "sparcl.methods"
+L = TypeVar("L", bound=Learner)
+P = TypeVar("P", bound=Policy)
 
 
 @dataclass(frozen=True)
@@ -70,30 +70,22 @@ class Method:
     def is_sparse(self) -> bool:
         return "sparsity" in self.policies
 
-    def modules(self) -> list[str]:
-        """Return the modules whose code is this method's own."""
-        found: list[str] = []
-        for component in self.components:
-            found += [base.__module__ for base in component.__mro__ if base.__module__ not in ("builtins",)]
-            found += component.modules
-        return sorted(set(found))
-
     def parameters(self) -> dict[str, Any]:
         """Return ``{"component.key": Parameter}`` for everything that can be set."""
         return {f"{c.name}.{key}": parameter for c in self.components for key, parameter in c.parameters.items()}
 
 
 _learners: dict[str, type[Learner]] = {}
-_policies: dict[str, type[Component]] = {}
+_policies: dict[str, type[Policy]] = {}
 _bundles: dict[str, Bundle] = {}
 _aliases: dict[str, Method] = {}
 _broken: dict[str, str] = {}
 
 
-def learner(name: str, label: str) -> Callable[[type], type]:
-    """Register a :class:`~sparcl.learners.base.Learner` under ``name``."""
+def learner(name: str, label: str) -> Callable[[type[L]], type[L]]:
+    """Register a :class:`~sparcl.components.Learner` under ``name``."""
 
-    def register(cls: type) -> type:
+    def register(cls: type[L]) -> type[L]:
         if "-" in name:
             raise ValueError(f"{name}: a learner's name has no '-'")
         _free(name, _bundles, _aliases)
@@ -104,14 +96,14 @@ def learner(name: str, label: str) -> Callable[[type], type]:
     return register
 
 
-def policy(name: str, label: str, family: str = "sparse-baseline") -> Callable[[type], type]:
+def policy(name: str, label: str, family: str = "sparse-baseline") -> Callable[[type[P]], type[P]]:
     """Register a policy under ``name``; what it is follows from its base class. It is a bundle of the same name."""
 
-    def register(cls: type) -> type:
+    def register(cls: type[P]) -> type[P]:
         _free(name, _learners, _aliases)
         _claim(_policies, name, cls)
         cls.name, cls.label = name, label
-        bundle(name, label, family, **{kind_of(cls): name})
+        bundle(name, label, family, None, **{kind_of(cls): name})
         return cls
 
     return register
@@ -212,7 +204,7 @@ def learners() -> dict[str, type[Learner]]:
     return _learners
 
 
-def policies() -> dict[str, type[Component]]:
+def policies() -> dict[str, type[Policy]]:
     """Return all policies by name."""
     discover()
     return _policies
@@ -227,15 +219,11 @@ def bundles() -> dict[str, Bundle]:
 def names() -> list[str]:
     """Return every method name: learners, methods of their own, and every bundle on every learner that takes it."""
     discover()
-    own = [name for name, cls in _learners.items() if name not in _aliases and not _hidden(cls)]
+    own = [name for name in _learners if name not in _aliases]
     crossed = [
         f"{b.name}-{name}" for b in _bundles.values() for name, cls in _learners.items() if refusal(b, cls) is None
     ]
     return sorted({*own, *_aliases, *crossed})
-
-
-def _hidden(cls: type[Learner]) -> bool:
-    return getattr(cls, "hidden", False)
 
 
 def refusal(bundle: Bundle, learner: type[Learner]) -> str | None:
@@ -245,12 +233,11 @@ def refusal(bundle: Bundle, learner: type[Learner]) -> str | None:
     for kind, name in bundle.policies.items():
         if kind in learner.refuses:
             return f"{learner.name} takes no {kind} policy: {learner.refuses[kind]}"
-        accepts = getattr(_policies[name], "learners", None)
+        accepts = _policies[name].learners
         if accepts is not None and learner.name not in accepts:
             return f"{name} works with {', '.join(accepts) or 'no other learner: it is a method of its own'}"
-    takes = getattr(learner, "bundles", None)
-    if takes is not None and bundle.name not in takes:
-        return f"{learner.name} {getattr(learner, 'bundles_reason', 'takes no sparsity policies')}"
+    if learner.bundles is not None and bundle.name not in learner.bundles:
+        return f"{learner.name} {learner.bundles_reason}"
     return None
 
 
@@ -265,7 +252,7 @@ def get(name: str) -> Method:
         raise UserError(f"method: expected a name, got {name!r}")
     if name in _aliases:
         return _aliases[name]
-    if name in _learners and not _hidden(_learners[name]):
+    if name in _learners:
         cls = _learners[name]
         return Method(name, cls.label, cls.family, name, {}, {}, cls.task_il_only)
     prefix, _, last = name.rpartition("-")
@@ -286,3 +273,25 @@ def matching(patterns: Iterable[str]) -> list[Method]:
 
     wanted = list(patterns) or ["*"]
     return [get(name) for name in names() if any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted)]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The components of a cell's method, each with the cell's parameters; a policy that it lacks does nothing."""
+
+    learner: Learner
+    sparsity: SparsityPolicy
+    gradient: GradientPolicy
+    data: DataPolicy
+
+
+def parts(cell: Cell) -> Parts:
+    """Construct the components of ``cell``."""
+    chosen = get(cell.method)
+    made: dict[str, Any] = {kind: cell.component(policies()[name]) for kind, name in chosen.policies.items()}
+    return Parts(
+        cell.component(learners()[chosen.learner]),
+        made.get("sparsity") or SparsityPolicy(),
+        made.get("gradient") or GradientPolicy(),
+        made.get("data") or DataPolicy(),
+    )

@@ -8,14 +8,18 @@ global one is never used.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparcl.errors import UserError, suggest
+
+EVALUATION_BATCH = 512
+"""Images of one forward pass at evaluation."""
 
 
 class Classifier(nn.Module):
@@ -180,7 +184,6 @@ def build(name: str, width: int, classes: int, shape: tuple[int, int, int], gene
     for key, value in (("width", width), ("classes", classes)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise UserError(f"{key}: expected a positive integer, got {value!r}")
-    shape = tuple(int(size) for size in shape)
     smallest = 4 if name == "cnn" else 1
     if len(shape) != 3 or min(shape) < 1 or min(shape[1:]) < smallest:
         raise UserError(f"shape: expected (C, H, W) with H, W >= {smallest} for '{name}', got {shape}")
@@ -209,10 +212,22 @@ def initialize(model: nn.Module, generator: torch.Generator) -> None:
             module.reset_parameters()
 
 
-def maskable(model: nn.Module) -> tuple[str, ...]:
+def maskable(model: Classifier) -> tuple[str, ...]:
     """Names of the weights that sparse training may prune, in forward order.
 
     In residual networks these are the 3x3 convolutions of the blocks; stem, shortcuts, batch normalization
     and head stay dense. In the plain networks they are the hidden layers but the first.
     """
     return model.maskable_names
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put ``model`` into eval mode and give every module its own mode back afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

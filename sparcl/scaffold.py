@@ -25,12 +25,14 @@ TEMPLATES = Path(__file__).parent / "templates"
 LONGEST = 30
 RESERVED = ("protocol", "stream")
 """First parts of parameter keys that belong to the suite."""
-TAKEN_CLASSES = ("Any", "Clock", "ClassVar", "DataPolicy", "GradientPolicy", "Mapping", "MaskSet", "Parameter", "Run",
-                 "SparsityPolicy", "Tensor", "UserError")  # fmt: skip
+TAKEN_CLASSES = (
+    *("Any", "Clock", "DataPolicy", "GradientPolicy", "Mapping", "MaskSet", "Run"),
+    *("SparsityPolicy", "Tensor", "UserError"),
+)
 TESTED = {
-    "sparsity": ("cell, masks, planning, streams, trainer", "{cls}, redrawn"),
-    "gradient": ("cell, planning, streams, trainer", "{cls}, learning"),
-    "data": ("cell, planning, streams, trainer", "{cls}, removed_after"),
+    "sparsity": ("masks, resolve, streams, trainer", "{cls}, redrawn"),
+    "gradient": ("resolve, streams, trainer", "{cls}, learning"),
+    "data": ("resolve, streams, trainer", "{cls}, removed_after"),
 }
 
 
@@ -161,7 +163,7 @@ def _imports(draft: Draft, module: str) -> str:
     suite, own = TESTED[draft.kind]
     names = sorted(own.format(cls=draft.cls).split(", "), key=lambda n: (n.islower(), n))
     lines = [f"from {module} import {', '.join(names)}", f"from sparcl import {suite}",
-             "from sparcl.errors import UserError"]  # fmt: skip
+             "from sparcl.costs import planning", "from sparcl.errors import UserError"]  # fmt: skip
     if draft.kind == "data":
         lines.append("from sparcl.components import Clock")
     return "\n".join(sorted(lines, key=lambda line: line.split()[1]))
@@ -222,16 +224,20 @@ def _groups(text: str, name: str) -> dict[str, Any]:
 
 def _group(draft: Draft, groups: dict[str, Any]) -> str:
     """Return the line that adds a method to a matrix: learners, buffers, sparsities as in its largest sparse group."""
-    learners, buffers, sparsities, most = ["derpp"], [50], [0.9], 0
+    learners: list[str] = ["derpp"]
+    buffers: list[Any] = [50]
+    sparsities: list[Any] = [0.9]
+    most = 0
     for entry in groups.values():
-        lists = [entry.get(key) if isinstance(entry, dict) else None for key in ("methods", "buffers", "sparsities")]
-        if not all(isinstance(values, list) and values for values in lists) or entry.get("grid"):
+        named, held, levels = (
+            entry.get(key, []) if isinstance(entry, dict) else [] for key in ("methods", "buffers", "sparsities")
+        )
+        if not all(isinstance(values, list) and values for values in (named, held, levels)) or entry.get("grid"):
             continue
-        size = len(lists[1]) * len(lists[2])
-        own = [str(name).rpartition("-")[2] for name in lists[0] if "-" in str(name)]
+        own = [str(name).rpartition("-")[2] for name in named if "-" in str(name)]
         found = [learner for learner in dict.fromkeys(own) if learner in methods.learners()]
-        if size > most and found:
-            learners, buffers, sparsities, most = found, lists[1], lists[2], size
+        if len(held) * len(levels) > most and found:
+            learners, buffers, sparsities, most = found, held, levels, len(held) * len(levels)
     listed = ", ".join(f"{draft.name}-{learner}" for learner in learners)
     line = f"{draft.name}: {{methods: [{listed}], buffers: {_flow(buffers)}"
     return f"{line}, sparsities: {_flow(sparsities)}}}" if draft.kind == "sparsity" else f"{line}}}"

@@ -11,51 +11,49 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from sparcl import methods, metrics, models, seeding
+from sparcl import components, methods, models, seeding
 from sparcl.cell import Cell
-from sparcl.components import Clock, DataPolicy, GradientPolicy, SparsityPolicy
-from sparcl.costs import ledger as flops
+from sparcl.components import (
+    Batch,
+    Clock,
+    DataPolicy,
+    Density,
+    GradientPolicy,
+    Learner,
+    Phase,
+    Policy,
+    Replay,
+    SparsityPolicy,
+)
+from sparcl.costs.ledger import EVALUATION, Ledger, layer_costs
 from sparcl.errors import RunError
-from sparcl.learners.base import Replay
 from sparcl.masks import MaskSet
 from sparcl.memory import ReservoirMemory
+from sparcl.models import EVALUATION_BATCH, evaluation_mode
+from sparcl.optimizer import SGD
 from sparcl.protocol import Protocol
 from sparcl.streams import Stream, augment
-
-EVALUATION_BATCH = 512
 
 
 class Interrupted(Exception):
     """The run was asked to stop and has left a checkpoint."""
 
 
-@dataclass(frozen=True)
-class Phase:
-    """One stretch of training: a task, or all tasks at once for joint training."""
+class Diverged(RunError):
+    """The loss or a weight is no finite number any more: a result, with the clock at which it came out."""
 
-    index: int
-    row: int
-    classes: range
-    train_index: Tensor
+    def __init__(self, what: str, clock: Clock):
+        self.clock = clock
+        super().__init__(f"{what} is not finite in task {clock.task}, epoch {clock.epoch}, step {clock.step}")
 
 
-@dataclass(frozen=True)
-class Batch:
-    """A stream batch: positions in the task's pool (N,), raw uint8 images (N, C, H, W), network input, labels (N,)."""
-
-    positions: Tensor
-    raw: Tensor
-    images: Tensor
-    labels: Tensor
-
-
-class Run:
+class Run(components.Run):
     """The state of one run of a cell on its stream."""
 
     state_version: ClassVar[int] = 1
@@ -65,12 +63,12 @@ class Run:
         self.device = torch.device(cell.device)
         method = methods.get(cell.method)
         self.protocol: Protocol = cell.component(Protocol)
-        self.learner = cell.component(methods.learners()[method.learner])
-        chosen = {kind: cell.component(methods.policies()[name]) for kind, name in method.policies.items()}
-        self.sparsity: SparsityPolicy = chosen.get("sparsity", SparsityPolicy())
-        self.gradient: GradientPolicy = chosen.get("gradient", GradientPolicy())
-        self.data: DataPolicy = chosen.get("data", DataPolicy())
-        self.policies = [self.sparsity, self.gradient, self.data]
+        parts = methods.parts(cell)
+        self.learner: Learner = parts.learner
+        self.sparsity: SparsityPolicy = parts.sparsity
+        self.gradient: GradientPolicy = parts.gradient
+        self.data: DataPolicy = parts.data
+        self.policies: list[Policy] = [self.sparsity, self.gradient, self.data]
         self.task_il_only = method.task_il_only
 
         initial = seeding.generator(cell.seed, "initial-weights")
@@ -78,15 +76,13 @@ class Run:
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = self.protocol.bn_momentum
-        self.ledger = flops.Ledger(flops.layer_costs(model, self.info.shape))
+        self.ledger = Ledger(layer_costs(model, self.info.shape))
         self.learner.equip(model, cell, self.info)
-        self.model: models.Classifier = model.to(self.device, memory_format=torch.channels_last)
+        self.model: models.Classifier = model.to(self.device).to(memory_format=torch.channels_last)
         weights = dict(self.model.named_parameters())
         self.masks = MaskSet({name: weights[name] for name in models.maskable(self.model)})
         self.memory = ReservoirMemory(cell.buffer, self.info.shape, self.info.classes, self.device)
         self.term_gradients: dict[str, dict[str, Tensor]] = {}
-        self.step_images = 0
-        self.batch: Batch | None = None
         self.phases = phases(stream, self.learner.offline)
         self.phase = self.phases[0]
         self.clock = Clock()
@@ -95,7 +91,9 @@ class Run:
         self._ledger_version = -1
 
         tasks = len(stream.tasks)
-        self.accuracy = {kind: metrics.empty(tasks) for kind in ("class_il", "task_il")}
+        self.accuracy: dict[str, list[list[float | None]]] = {
+            kind: [[None] * tasks for _ in range(tasks)] for kind in ("class_il", "task_il")
+        }
         self.untrained: dict[str, list[float | None]] = {}
         self.mask_history: list[dict[str, Any]] = []
         self.removed: list[list[dict[str, int]]] = []
@@ -168,10 +166,44 @@ class Run:
             self.ledger.set_gradient_counts(self.masks.gradient_counts())
             self._ledger_version = self.masks.version
 
-    def pay_gradients(self, line: str, at: str) -> None:
-        """Write on ``line`` what this step's weight gradients at density ``at`` cost beyond the masked ones."""
-        self.sync_ledger()
-        self.ledger.extra_weight_gradient(line, self.step_images, at=at)
+    def gradients_wanted(self) -> dict[str, Density]:
+        """Return what the policies want of this step's weight gradients beyond what it applies: line to density."""
+        return {
+            line: density
+            for policy in self.policies
+            for line, density in policy.gradients_wanted(self.cell.sparsity, self.clock).items()
+        }
+
+    def wants_terms(self) -> bool:
+        """Return whether a policy wants this step's gradients by loss term."""
+        return any(p.by_term and p.gradients_wanted(self.cell.sparsity, self.clock) for p in self.policies)
+
+    def backward(self, batch: Batch, replays: list[Replay], by_term: bool = False) -> tuple[Tensor, Tensor]:
+        """Leave the gradients of the summed loss in ``parameter.grad``; return the loss () and stream logits (N, C).
+
+        With ``by_term`` the terms are differentiated one by one and ``term_gradients`` holds each term's gradient of
+        every maskable weight; their sum is the step's gradient either way.
+        """
+        self.batch = batch
+        self.optimizer.zero_grad()
+        with self.autocast():
+            terms, logits = self.learner.terms(self, batch.images, batch.labels, replays)
+        self.term_gradients = {}
+        if not by_term:
+            torch.stack(list(terms.values())).sum().backward()
+        else:
+            before: dict[str, Tensor] = {}
+            for name, term in terms.items():
+                term.backward()
+                total = {n: p.grad.detach().clone() for n, p in self.masks.parameters.items() if p.grad is not None}
+                self.term_gradients[name] = {n: g - before[n] if n in before else g for n, g in total.items()}
+                before = total
+        loss = torch.stack([term.detach().double() for term in terms.values()]).sum()
+        return loss, logits.detach().float()
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which the model computes."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.cell.precision == "bfloat16")
 
     # -- state -----------------------------------------------------------------------------------------------------
     def state(self) -> dict[str, Any]:
@@ -179,7 +211,8 @@ class Run:
         return {
             "version": self.state_version,
             "model": dict(self.model.state_dict()),
-            "optimizer": momenta(self.optimizer, self.model),
+            "optimizer": {n: self.optimizer.momenta[p] for n, p in self.model.named_parameters()
+                          if p in self.optimizer.momenta},
             "masks": self.masks.state(),
             "memory": self.memory.state(),
             "learner": self.learner.state(),
@@ -214,7 +247,9 @@ class Run:
         self.ledger.load(state["ledger"])
         self._ledger_version = -1
         self.enter_phase()
-        load_momenta(self.optimizer, self.model, state["optimizer"])
+        for name, parameter in self.model.named_parameters():
+            if name in state["optimizer"]:
+                self.optimizer.momenta[parameter] = torch.empty_like(parameter).copy_(state["optimizer"][name]).detach()
         self.present.copy_(state["present"])
         self.loss_sum.copy_(state["loss_sum"])
         self.resumed += 1
@@ -231,10 +266,8 @@ class Run:
         self.pool_images, self.pool_labels = self.learner.pool(self, images, labels)
         self.present = torch.ones(len(self.pool_labels), dtype=torch.bool, device=self.device)
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-        self.optimizer = torch.optim.SGD(
-            self.model.parameters(), lr=self.cell.learning_rate, momentum=self.protocol.momentum, foreach=True
-        )
-        self.masks.optimizer = self.optimizer
+        self.optimizer = SGD(self.model.parameters(), self.cell.learning_rate, self.protocol.momentum)
+        self.masks.momenta = self.optimizer.momenta
 
     def clock_at(self, epoch: int, step: int = 0) -> Clock:
         """Return the clock of a step of the phase; ``steps`` are those of the samples that are still there."""
@@ -265,7 +298,7 @@ def train(run: Run, after_step: Watch = lambda run: None, after_task: Watch = la
     ``after_step`` and ``after_task`` watch (progress, checkpoints, stop requests) and change nothing.
 
     Raises:
-        RunError: a loss that is not finite, with task, epoch and step.
+        Diverged: a loss that is not finite, with task, epoch and step.
     """
     if not run.resuming:
         run.untrained = evaluate(run, seen=run.info.classes)
@@ -326,13 +359,11 @@ def step(run: Run, batch: Batch) -> None:
     """One training step: loss, backward, which weights learn, update, which weights exist, which samples stay."""
     started = time.perf_counter()
     replays = run.learner.replay(run)
-    replayed = sum(len(images) for images, _, _ in replays)
-    run.step_images = len(batch.labels) + replayed
-    per_term = any(policy.wants_terms(run) for policy in (run.sparsity, run.gradient))
-    loss, logits = backward(run, batch, replays, per_term)
+    wanted = run.gradients_wanted()
+    loss, logits = run.backward(batch, replays, run.wants_terms())
     run.loss_sum += loss
     if run.device.type == "cpu" and not bool(torch.isfinite(loss)):
-        raise RunError(_not_finite(run))
+        raise Diverged("the loss", run.clock)
     run.learner.remember(run, batch, logits)
 
     run.learner.adjust_gradients(run)
@@ -340,10 +371,7 @@ def step(run: Run, batch: Batch) -> None:
     proceed = run.sparsity.on_gradients(run)
     run.gradient.on_gradients(run)
     run.sync_ledger()
-    for line, images in (("stream", len(batch.labels)), ("replay", replayed)):
-        if images:
-            run.ledger.forward(line, images)
-            run.ledger.backward(line, images)
+    run.ledger.step(len(batch.labels), sum(len(images) for images, _, _ in replays), wanted)
     if proceed:
         run.masks.mask_gradients()
         run.optimizer.step()
@@ -356,30 +384,6 @@ def step(run: Run, batch: Batch) -> None:
     clock = run.clock
     run.clock = replace(clock, step=clock.step + 1, task_step=clock.task_step + 1)
     run.seconds["train"] += time.perf_counter() - started
-
-
-def backward(run: Run, batch: Batch, replays: list[Replay], per_term: bool) -> tuple[Tensor, Tensor]:
-    """Leave the gradients of the summed loss in ``parameter.grad``; return the loss () and stream logits (N, C).
-
-    With ``per_term`` the terms are differentiated one by one and ``run.term_gradients`` holds each term's gradient of
-    every maskable weight; their sum is the step's gradient either way.
-    """
-    run.batch = batch
-    run.optimizer.zero_grad(set_to_none=False)
-    with torch.autocast(run.device.type, torch.bfloat16, enabled=run.cell.precision == "bfloat16"):
-        terms, logits = run.learner.terms(run, batch.images, batch.labels, replays)
-    run.term_gradients = {}
-    if not per_term:
-        torch.stack(list(terms.values())).sum().backward()
-    else:
-        before: dict[str, Tensor] = {}
-        for name, term in terms.items():
-            term.backward()
-            total = {n: p.grad.detach().clone() for n, p in run.masks.parameters.items()}
-            run.term_gradients[name] = {n: g - before[n] if n in before else g for n, g in total.items()}
-            before = total
-    loss = torch.stack([term.detach().double() for term in terms.values()]).sum()
-    return loss, logits.detach().float()
 
 
 def add_weight_decay(run: Run) -> None:
@@ -398,11 +402,11 @@ def end_epoch(run: Run) -> None:
     """Note the epoch's mean loss, then the policies' hooks ``end_epoch``.
 
     Raises:
-        RunError: the mean loss is not finite.
+        Diverged: the mean loss is not finite.
     """
     mean = float(run.loss_sum) / max(run.clock.steps, 1)
     if mean != mean or mean in (float("inf"), float("-inf")):
-        raise RunError(_not_finite(run))
+        raise Diverged("the loss", replace(run.clock, step=run.clock.steps - 1))
     run.losses[-1].append(mean)
     for policy in run.policies:
         policy.end_epoch(run)
@@ -417,11 +421,6 @@ def end_task(run: Run) -> None:
     for kind, values in row.items():
         run.accuracy[kind][run.phase.row] = values
     run.clock = run.clock_at(0)
-
-
-def _not_finite(run: Run) -> str:
-    clock = run.clock
-    return f"{run.cell.path}: the loss is not finite in task {clock.task}, epoch {clock.epoch}, step {clock.step}"
 
 
 # -- evaluation --------------------------------------------------------------------------------------------------------
@@ -444,39 +443,14 @@ def evaluate(run: Run, seen: int) -> dict[str, list[float | None]]:
                 for index in task.test_index.split(EVALUATION_BATCH):
                     labels = run.stream.test_labels[index].to(run.device)
                     images = run.network_input(run.stream.test_images[index].to(run.device))
-                    with torch.autocast(run.device.type, torch.bfloat16, enabled=run.cell.precision == "bfloat16"):
+                    with run.autocast():
                         scores = run.learner.predict(run, images)
                     own = scores[:, task.classes.start : task.classes.stop].argmax(1) + task.classes.start
                     right[0] += (scores[:, :seen].argmax(1) == labels).sum()
                     right[1] += (own == labels).sum()
-                    run.ledger.forward(flops.EVALUATION, passes * len(labels))
+                    run.ledger.forward(EVALUATION, passes * len(labels))
             class_il, task_il = (100 * right.cpu().double() / max(len(task.test_index), 1)).tolist()
             rows["class_il"].append(None if run.task_il_only else class_il)
             rows["task_il"].append(task_il)
     run.seconds["evaluation"] += time.perf_counter() - started
     return rows
-
-
-@contextlib.contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put ``model`` into eval mode and give every module its own mode back afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-def momenta(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """Return the optimizer's momentum buffers by parameter name (empty for plain SGD)."""
-    found = {n: optimizer.state.get(p, {}).get("momentum_buffer") for n, p in model.named_parameters()}
-    return {name: buffer for name, buffer in found.items() if buffer is not None}
-
-
-def load_momenta(optimizer: torch.optim.Optimizer, model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Restore SGD's momentum buffers, by parameter name."""
-    for name, parameter in model.named_parameters():
-        if name in state:
-            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(state[name])

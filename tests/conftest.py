@@ -11,17 +11,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparcl import cell, methods, seeding, streams, trainer
+from sparcl import cell, methods, resolve, seeding, streams, trainer
 from sparcl.components import Clock
 from sparcl.masks import MaskSet
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="run the tests marked slow as well")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if "slow" in config.option.markexpr:
+    if config.getoption("--all") or "slow" in config.option.markexpr:
         return
-    for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="slow; run with -m slow"))
+    chosen = [item for item in items if "slow" not in item.keywords]
+    config.hook.pytest_deselected(items=[item for item in items if "slow" in item.keywords])
+    items[:] = chosen
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -36,17 +40,16 @@ def digits() -> streams.Stream:
 
 @pytest.fixture(scope="session")
 def toy_run() -> Callable[..., SimpleNamespace]:
-    """Return a maker of what a policy sees of a run: masks over the given weights, a clock, notes and payments."""
+    """Return a maker of what a policy sees of a run: masks over the given weights, a clock and notes."""
 
     def make(weights: Mapping[str, Tensor], sparsity: float = 0.5, **clock: int) -> SimpleNamespace:
         container = MaskSet({name: nn.Parameter(value.clone()) for name, value in weights.items()})
-        run = SimpleNamespace(masks=container, clock=Clock(**clock), updates=[], paid=[], term_gradients={})
+        run = SimpleNamespace(masks=container, clock=Clock(**clock), updates=[], term_gradients={})
         run.cell = SimpleNamespace(sparsity=sparsity, batch_size=4)
         generators: dict[str, torch.Generator] = {}
         run.generator = lambda name: generators.setdefault(name, seeding.generator(0, name))
         run.note_update = lambda pruned, grown: run.updates.append((pruned, grown))
         run.note_gradients = lambda: None
-        run.pay_gradients = lambda line, at: run.paid.append((line, at))
         return run
 
     return make
@@ -60,7 +63,7 @@ def small_cell() -> Callable[..., cell.Cell]:
         if sparsity is None:
             sparsity = 0.75 if methods.get(method).is_sparse else 0.0
         values: dict[str, Any] = {"buffer": 20, "width": 4, "epochs": 2, "batch_size": 64} | fields
-        return cell.make("split-digits", method, sparsity, values.pop("buffer"), seed, **values)
+        return resolve.make("split-digits", method, sparsity, values.pop("buffer"), seed, **values)
 
     return make
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from sparcl import cell, cli
+from sparcl import cli, resolve
 from sparcl.costs import planning
 
 CIFAR = ("--stream", "split-cifar10", "--buffer", "500")
@@ -36,8 +36,8 @@ def test_values_on_a_stream_are_those_of_its_cells() -> None:
 
     for name in ("rigl-erk-derpp", "sparcl-er", "lwta", "ewc"):
         sparse = 0.5 if methods.get(name).is_sparse else 0.0
-        made = cell.make("split-digits", name, sparse, 20).params
-        shown = cell.defaults(methods.get(name), "split-digits")
+        made = resolve.make("split-digits", name, sparse, 20).params
+        shown = resolve.defaults(methods.get(name), "split-digits")
         assert {key: made[key] for key in shown if shown[key] is not None} == {
             key: value for key, value in shown.items() if value is not None
         }
@@ -72,8 +72,8 @@ def test_flops_gives_the_published_memory_and_ratio(capsys, method, sparsity, ta
 
 @pytest.mark.parametrize(("sparsity", "saved"), [(0.90, 48), (0.95, 51)])
 def test_flops_gives_the_published_saving_on_the_phone(sparsity: float, saved: int) -> None:
-    sparse = planning.paper_memory(cell.make("split-cifar10", "sparcl-derpp", sparsity, 500))["phone"]
-    dense = planning.paper_memory(cell.make("split-cifar10", "derpp", 0.0, 500))["phone"]
+    sparse = planning.facts(resolve.make("split-cifar10", "sparcl-derpp", sparsity, 500))["paper_memory_phone"]
+    dense = planning.facts(resolve.make("split-cifar10", "derpp", 0.0, 500))["paper_memory_phone"]
     assert round(100 * (1 - sparse / dense)) == saved
 
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparcl import methods, seeding, streams, trainer
+from sparcl import components, methods, seeding, streams, trainer
 from sparcl.cell import Cell
 from sparcl.costs import planning
 from sparcl.masks import keep_count
@@ -97,7 +97,7 @@ def check_step(run: trainer.Run) -> None:
         mask = run.masks.weight[name]
         assert int(mask.sum()) == counts[name], f"{name}: counts() is stale"
         assert not weight.detach()[~mask].any(), f"{name}: a masked weight is not 0"
-        momentum = run.optimizer.state.get(weight, {}).get("momentum_buffer")
+        momentum = run.optimizer.momenta.get(weight)
         assert momentum is None or not momentum[~mask].any(), f"{name}: the momentum of a masked weight is not 0"
         if run.masks.gradient is not None:
             assert not (run.masks.gradient[name] & ~mask).any(), f"{name}: a weight learns that does not exist"
@@ -128,9 +128,9 @@ def check_method(chosen: Cell, stream: streams.Stream, folder: Any) -> None:
     trainer.train(whole, watch)
     assert steps > MIDDLE
     assert global_generators() == generators, "a global random generator was used"
-    plan = planning.planned(chosen)
-    if not plan.approximate:
-        assert plan.executed == whole.ledger.as_record()
+    executed, approximate = planning.executed(chosen)
+    if not approximate:
+        assert executed == whole.ledger.as_record()
 
     # The same again, up to the middle, where it is evaluated: the state is what was saved there.
     again = trainer.Run(chosen, stream)
@@ -159,12 +159,12 @@ def check_method(chosen: Cell, stream: streams.Stream, folder: Any) -> None:
     assert rest.ledger.as_record() == whole.ledger.as_record()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CASES)
 def test_method(name: str, contract_cell, digits, tmp_path) -> None:
     check_method(contract_cell(name), digits, tmp_path)
 
 
-def beginning(chosen: Cell, stream: streams.Stream) -> tuple[dict[str, Tensor], list[trainer.Batch]]:
+def beginning(chosen: Cell, stream: streams.Stream) -> tuple[dict[str, Tensor], list[components.Batch]]:
     """Return a run's initial weights and the batches of its first epoch."""
     run = trainer.Run(chosen, stream)
     weights = {name: value.clone() for name, value in run.model.state_dict().items()}
@@ -174,7 +174,7 @@ def beginning(chosen: Cell, stream: streams.Stream) -> tuple[dict[str, Tensor], 
     return weights, list(trainer.batches(run))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CASES)
 def test_seeds(name: str, contract_cell, digits) -> None:
     """Another seed: other weights and order. Another method: the same, but for parameters of its own."""
     weights, batches = beginning(contract_cell(name, seed=1), digits)
@@ -206,7 +206,9 @@ def check_seeds(first: Cell, second: Cell, stream: streams.Stream) -> None:
         trainer.train(run, note)
     one, two = runs
     for masks in (initial, [run.masks.weight for run in runs]):
-        if not all(mask.all() for mask in masks[0].values()):
+        if one.sparsity.fixed_pattern:
+            assert same_masks(*masks), "another seed gives other masks, and fixed_pattern says that none does"
+        elif not all(mask.all() for mask in masks[0].values()):
             assert not same_masks(*masks), "another seed gives the same masks"
     if one.masks.gradient is not None:
         assert not same_masks(one.masks.gradient, two.masks.gradient), "another seed gives the same gradient masks"
@@ -227,6 +229,31 @@ def same_masks(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> boo
 @pytest.mark.parametrize("name", CASES)
 def test_another_seed_is_another_run(name: str, contract_cell, digits) -> None:
     check_seeds(contract_cell(name, seed=1, epochs=1), contract_cell(name, seed=2, epochs=1), digits)
+
+
+def every_fourth(self: Any, run: trainer.Run) -> None:
+    """Keep every fourth weight of a layer: a pattern that no seed changes, of the planned size."""
+    fixed = {}
+    for name, mask in run.masks.weight.items():
+        flat = torch.zeros(mask.numel(), dtype=torch.bool)
+        flat[: 4 * keep_count(mask.numel(), run.cell.sparsity) : 4] = True
+        fixed[name] = torch.empty_like(mask).copy_(flat.reshape(mask.shape))
+    run.masks.adopt(fixed)
+
+
+def test_a_fixed_pattern_is_a_method(contract_cell, digits, tmp_path, monkeypatch) -> None:
+    cls = methods.policies()["static"]
+    monkeypatch.setattr(cls, "start", every_fourth)
+    first, second = (contract_cell("static-er", seed, epochs=1) for seed in (1, 2))
+    with pytest.raises(AssertionError, match="the same masks"):
+        check_seeds(first, second, digits)
+    monkeypatch.setattr(cls, "fixed_pattern", True)
+    check_seeds(first, second, digits)
+    check_method(contract_cell("static-er"), digits, tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setattr(cls, "fixed_pattern", True)
+    with pytest.raises(AssertionError, match="fixed_pattern"):
+        check_seeds(first, second, digits)
 
 
 # -- the contract notices what it is there to notice -------------------------------------------------------------------

@@ -6,7 +6,7 @@ import float64
 import pytest
 import torch
 
-from sparcl import cell, trainer
+from sparcl import resolve, trainer
 from sparcl.components import Clock
 from sparcl.errors import UserError
 from sparcl.masks import MaskSet, keep_count
@@ -24,17 +24,17 @@ def test_continual_gradient_importance_by_hand() -> None:
 @pytest.mark.parametrize(("sparsity", "gradient"), [(0.75, 0.80), (0.90, 0.92), (0.95, 0.96), (0.0, 0.2)])
 def test_default_gradient_sparsity_is_the_papers(sparsity: float, gradient: float) -> None:
     method = "sparcl-er" if sparsity else "dgm-er"
-    assert cell.make("split-digits", method, sparsity, 50).params["dgm.sparsity"] == gradient
+    assert resolve.make("split-digits", method, sparsity, 50).params["dgm.sparsity"] == gradient
 
 
 def test_a_gradient_sparsity_below_the_weights_is_refused() -> None:
     with pytest.raises(UserError, match=r"dgm\.sparsity: expected at least the cell's sparsity 0\.9"):
-        cell.make("split-digits", "sparcl-er", 0.9, 50, params={"dgm.sparsity": 0.8})
+        resolve.make("split-digits", "sparcl-er", 0.9, 50, params={"dgm.sparsity": 0.8})
 
 
 def test_momentum_is_refused() -> None:
     with pytest.raises(UserError, match=r"protocol\.momentum: dgm needs 0"):
-        cell.make("split-digits", "sparcl-er", 0.9, 50, params={"protocol.momentum": 0.9})
+        resolve.make("split-digits", "sparcl-er", 0.9, 50, params={"protocol.momentum": 0.9})
 
 
 def test_one_refresh_by_hand(toy_run) -> None:
@@ -45,10 +45,11 @@ def test_one_refresh_by_hand(toy_run) -> None:
         "stream": {"a": torch.tensor([1.0, 0, -1, 2, 0, 0, 90, 90])},
         "memory": {"a": torch.tensor([0.0, -3, 0, 0, 2, 0, 90, 90])},
     }
-    DGM(sparsity=0.75).on_gradients(run)
+    dgm = DGM(sparsity=0.75)
+    assert dgm.gradients_wanted(0.25, run.clock) == {"gradient_refresh": "weights"}
+    dgm.on_gradients(run)
     assert run.masks.gradient["a"].nonzero().flatten().tolist() == [1, 4]
     assert run.masks.gradient_counts() == {"a": 2}
-    assert run.paid == [("gradient_refresh", "weights")]
 
 
 def test_merged_importance_lets_terms_cancel(toy_run) -> None:
@@ -60,12 +61,11 @@ def test_merged_importance_lets_terms_cancel(toy_run) -> None:
 
 def test_refresh_times(toy_run) -> None:
     """Every 30 steps, beginning with the first of every epoch."""
-    refreshing = [step for step in range(100) if DGM().planned_refresh(Clock(step=step, steps=100))]
+    refreshing = [step for step in range(100) if DGM().gradients_wanted(0.9, Clock(step=step, steps=100))]
     assert refreshing == [0, 30, 60, 90]
     run = toy_run({"a": torch.ones(2)}, step=7)
     DGM(sparsity=0.5).on_gradients(run)
     assert run.masks.gradient is None
-    assert run.paid == []
 
 
 def test_planned_counts_are_of_the_whole_layer() -> None:
@@ -81,14 +81,14 @@ def test_a_run_lets_the_most_important_learn_and_nothing_else_move(name, small_c
     share = chosen.params["dgm.sparsity"]
     before: dict[str, torch.Tensor] = {}
     terms: dict[str, dict[str, torch.Tensor]] = {}
-    original = trainer.backward
+    original = trainer.Run.backward
     refreshed = moved = 0
 
-    def watched(run, batch, replays, per_term):
+    def watched(run, batch, replays, by_term=False):
         before.update({n: p.detach().clone() for n, p in run.masks.parameters.items()})
         terms.clear()
-        terms.update(float64.gradients(run, batch, replays) if per_term else {})
-        return original(run, batch, replays, per_term)
+        terms.update(float64.gradients(run, batch, replays) if by_term else {})
+        return original(run, batch, replays, by_term)
 
     def after(run) -> None:
         nonlocal refreshed, moved
@@ -107,7 +107,7 @@ def test_a_run_lets_the_most_important_learn_and_nothing_else_move(name, small_c
                 expected = set(score.argsort(descending=True)[: int(learns.sum())].tolist())
                 assert set(learns.flatten().nonzero().flatten().tolist()) == expected
 
-    monkeypatch.setattr(trainer, "backward", watched)
+    monkeypatch.setattr(trainer.Run, "backward", watched)
     run_steps(chosen, 30, after, prepare=float64.compute_in)
     assert refreshed >= 15
     assert moved > 0

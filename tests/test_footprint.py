@@ -8,7 +8,30 @@ from torch import nn
 
 from sparcl import models
 from sparcl.costs import footprint, published
+from sparcl.costs.convention import paper_memory
+from sparcl.costs.memory import index_bytes, suite
 from sparcl.memory import ReservoirMemory
+from sparcl.running.runner import tensor_bytes
+
+
+def of(model, shape, images, weights=(), learning=(), replay_memory=0, state=0):
+    """Return the suite's count for a model with so many weights left, and learning, in the layers that are named."""
+    weights, learning = dict(weights), dict(learning)
+    sizes = {name: model.get_parameter(name).numel() for name in weights}
+    return suite(
+        sum(p.numel() for name, p in model.named_parameters() if name not in weights),
+        sum(value.numel() * value.element_size() for value in model.buffers()),
+        [(sizes[name], left, learning.get(name, left)) for name, left in weights.items()],
+        footprint.saved_bytes(model, shape, images),
+        replay_memory,
+        state,
+    )
+
+
+def published_memory(model, sparsity=0.0, gradient=None):
+    """Return the published count for batches of 32 images of CIFAR."""
+    outputs = footprint.convolution_outputs(model, (3, 32, 32))
+    return paper_memory(sum(p.numel() for p in model.parameters()), outputs, 32, sparsity, gradient)
 
 
 def build(name="resnet18", width=64, classes=10, shape=(3, 32, 32)):
@@ -26,7 +49,7 @@ def test_resnet18_dense(resnet18):
     statistics = sum(m.num_features for m in resnet18.modules() if isinstance(m, nn.BatchNorm2d))
     counters = sum(isinstance(m, nn.BatchNorm2d) for m in resnet18.modules())
     memory = ReservoirMemory(500, (3, 32, 32), 10)
-    got = footprint.suite(resnet18, (3, 32, 32), 32, replay_memory=footprint.tensor_bytes(memory.state()))
+    got = of(resnet18, (3, 32, 32), 32, replay_memory=tensor_bytes(memory.state()))
     convolutions = 5 * 65_536 + 5 * 32_768 + 5 * 16_384 + 5 * 8_192
     rectified = 5 * 65_536 + 4 * (32_768 + 16_384 + 8_192)
     per_image = 3 * 32 * 32 + convolutions + rectified + 512
@@ -44,24 +67,24 @@ def test_resnet18_dense(resnet18):
 def test_masks_save_values_and_cost_indices(resnet18):
     name = "layer4.1.conv2.weight"
     size = resnet18.get_parameter(name).numel()
-    dense = footprint.suite(resnet18, (3, 32, 32), 1)
+    dense = of(resnet18, (3, 32, 32), 1)
     left, learning = size // 10, size // 25
-    got = footprint.suite(resnet18, (3, 32, 32), 1, {name: left}, {name: learning}, optimizer=12)
+    got = of(resnet18, (3, 32, 32), 1, {name: left}, {name: learning}, state=12)
     assert dense["weights"] - got["weights"] == 4 * (size - left)
     assert dense["gradients"] - got["gradients"] == 4 * (size - learning)
     assert got["indices"] == size // 8 + -(-left // 8)
     assert got["activations"] == dense["activations"]
     assert got["total"] - got["optimizer"] == sum(got.values()) - got["total"] - 12
-    follows = footprint.suite(resnet18, (3, 32, 32), 1, {name: left})
+    follows = of(resnet18, (3, 32, 32), 1, {name: left})
     assert dense["gradients"] - follows["gradients"] == 4 * (size - left)
 
 
 def test_indices_take_the_smaller_form():
-    assert footprint.index_bytes(80, 80) == 0
-    assert footprint.index_bytes(80, 40) == 10
-    assert footprint.index_bytes(81, 40) == 11
-    assert footprint.index_bytes(80, 2) == 8  # two int32 positions
-    assert footprint.index_bytes(80, 0) == 0
+    assert index_bytes(80, 80) == 0
+    assert index_bytes(80, 40) == 10
+    assert index_bytes(81, 40) == 11
+    assert index_bytes(80, 2) == 8  # two int32 positions
+    assert index_bytes(80, 0) == 0
 
 
 def test_perceptron_keeps_its_hidden_layers():
@@ -91,8 +114,8 @@ def test_counting_leaves_the_model_as_it_is():
     model = build("resnet8", 8, 10, (1, 8, 8)).eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     state = torch.get_rng_state()
-    footprint.suite(model, (1, 8, 8), 4)
-    footprint.paper(model, (1, 8, 8), 4)
+    of(model, (1, 8, 8), 4)
+    footprint.convolution_outputs(model, (1, 8, 8))
     assert not model.training
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
@@ -105,18 +128,18 @@ GRADIENT = {0: 0, 0.75: 0.80, 0.90: 0.92, 0.95: 0.96}
 def test_published_ablation_memory(resnet18, figure):
     masked = figure.method.startswith("sparcl") or "dgm" in figure.method
     gradient = GRADIENT[figure.sparsity] if masked else None
-    got = footprint.paper(resnet18, (3, 32, 32), 32, figure.sparsity, gradient)["ablation_table"]
+    got = published_memory(resnet18, figure.sparsity, gradient)["ablation_table"]
     assert figure.rounds_from(got / 1e6)
 
 
 @pytest.mark.parametrize("figure", published.select(metric="memory_saving_percent"), ids=lambda f: f.sparsity)
 def test_published_phone_savings(resnet18, figure):
-    dense = footprint.paper(resnet18, (3, 32, 32), 32)["phone"]
-    sparse = footprint.paper(resnet18, (3, 32, 32), 32, figure.sparsity, GRADIENT[figure.sparsity])["phone"]
+    dense = published_memory(resnet18)["phone"]
+    sparse = published_memory(resnet18, figure.sparsity, GRADIENT[figure.sparsity])["phone"]
     assert figure.rounds_from(100 * (1 - sparse / dense))
     # The other variant of the convention does not fit: it takes both.
-    other = footprint.paper(resnet18, (3, 32, 32), 32, figure.sparsity, GRADIENT[figure.sparsity])
-    whole = footprint.paper(resnet18, (3, 32, 32), 32)["ablation_table"]
+    other = published_memory(resnet18, figure.sparsity, GRADIENT[figure.sparsity])
+    whole = published_memory(resnet18)["ablation_table"]
     assert not figure.rounds_from(100 * (1 - other["ablation_table"] / whole))
 
 
@@ -128,4 +151,4 @@ def test_published_convention_counts(resnet18):
 
 def test_bytes_of_nested_state():
     state = {"a": torch.zeros(3), "b": [torch.zeros(2).bool(), 7], "c": {"d": (torch.zeros(1).double(),)}}
-    assert footprint.tensor_bytes(state) == 12 + 2 + 8
+    assert tensor_bytes(state) == 12 + 2 + 8

@@ -7,7 +7,7 @@ import contextlib
 import pytest
 import torch
 
-from sparcl import cell, streams, trainer
+from sparcl import cell, resolve, streams, trainer
 from sparcl.running import environment, record, runner
 
 pytestmark = [
@@ -18,7 +18,7 @@ pytestmark = [
 
 def make(method: str, device: str, **fields: object) -> cell.Cell:
     sparsity = 0.9 if "-" in method else 0.0
-    return cell.make("split-digits", method, sparsity, 50, 0, device=device, epochs=2, **fields)
+    return resolve.make("split-digits", method, sparsity, 50, 0, device=device, epochs=2, **fields)
 
 
 def trained(chosen: cell.Cell, steps: int | None = None) -> trainer.Run:

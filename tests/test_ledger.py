@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sparcl import models
-from sparcl.costs import ledger
+from sparcl.costs import convention, ledger
 from sparcl.costs.ledger import LayerCost, Ledger
 from sparcl.errors import UserError
 
@@ -151,15 +151,32 @@ def test_gradient_follows_the_weights_until_told_otherwise():
     assert book.as_record()["lines"]["stream"]["weight_gradient"] == 2 * (4 * (5 + 1 + 5) + 3 * 60)
 
 
-def test_refresh_and_dense_gradient_add_the_difference():
+@pytest.mark.parametrize(
+    ("wanted", "extra"),
+    [
+        ({}, {}),
+        ({"gradient_refresh": "weights"}, {"gradient_refresh": 3}),
+        ({"dense_gradient": "dense"}, {"dense_gradient": 8}),
+        ({"importance": "weights", "gradient_refresh": "weights"}, {"importance": 3}),
+        ({"gradient_refresh": "weights", "dense_gradient": "dense"}, {"gradient_refresh": 3, "dense_gradient": 5}),
+        ({"dense_gradient": "dense", "gradient_refresh": "weights"}, {"dense_gradient": 8}),
+    ],
+)
+def test_a_step_pays_once_for_what_several_want(wanted, extra):
+    """Ten weights in layer a: 5 exist, 2 learn; 7 stream images and 3 replayed ones."""
     book = Ledger(COSTS)
     book.set_weight_counts({"a": 5})
     book.set_gradient_counts({"a": 2})
-    book.extra_weight_gradient("gradient_refresh", 10, at="weights")
-    book.extra_weight_gradient("dense_gradient", 10, at="dense")
+    book.step(7, 3, wanted)
     lines = book.as_record()["lines"]
-    assert lines["gradient_refresh"] == {"forward": 0, "input_gradient": 0, "weight_gradient": 2 * 10 * 4 * 3}
-    assert lines["dense_gradient"]["weight_gradient"] == 2 * 10 * 4 * 8
+    for line, images in (("stream", 7), ("replay", 3)):
+        passed = 2 * images * (4 * 5 + 60)
+        assert lines[line] == {
+            "forward": passed, "input_gradient": passed, "weight_gradient": 2 * images * (4 * 2 + 60),
+        }  # fmt: skip
+    found = {line: kinds for line, kinds in lines.items() if line not in ("stream", "replay")}
+    none = {"forward": 0, "input_gradient": 0}
+    assert found == {line: none | {"weight_gradient": 2 * 10 * 4 * count} for line, count in extra.items()}
 
 
 def test_weight_gradient_density_can_be_chosen():
@@ -219,7 +236,7 @@ def replay(book: Ledger, calls) -> None:
         elif call == "backward":
             book.backward("replay", images)
         elif call == "extra":
-            book.extra_weight_gradient("gradient_refresh", images, at="dense")
+            book.step(images, 0, {"gradient_refresh": "dense"})
         elif call == "weights":
             book.set_weight_counts({"a": count})
         elif call == "gradients":
@@ -241,7 +258,7 @@ def test_ledger_equals_a_step_by_step_sum(calls):
         elif call == "backward":
             training += 2 * images * (4 * weights + 60 + 4 * gradient + 60)
         elif call == "extra":
-            training += 2 * images * 4 * (10 - gradient)
+            training += 2 * images * (2 * (4 * weights + 60) + 4 * 10 + 60)
         elif call == "weights":
             weights = count
         elif call == "gradients":
@@ -325,16 +342,16 @@ def test_cost_never_grows_with_sparsity(more, fewer, images):
         book.forward("stream", images)
         book.backward("stream", images)
         totals.append(book.as_record()["training"])
-    assert totals[1] <= totals[0] <= ledger.dense_flops(COSTS, images)
-    assert (totals[0] == ledger.dense_flops(COSTS, images)) == (more == 10)
+    assert totals[1] <= totals[0] <= convention.dense_flops(COSTS, images)
+    assert (totals[0] == convention.dense_flops(COSTS, images)) == (more == 10)
 
 
 # The dense equivalent and the published convention
 
 
 def test_dense_run_is_three_forwards_of_every_image(cifar):
-    assert ledger.dense_flops(cifar, 1) == 6 * 555_422_720
-    assert ledger.dense_flops(cifar, 100, 50) == 150 * 6 * 555_422_720
+    assert convention.dense_flops(cifar, 1) == 6 * 555_422_720
+    assert convention.dense_flops(cifar, 100, 50) == 150 * 6 * 555_422_720
 
 
 CIFAR = [10_000] * 5
@@ -349,42 +366,42 @@ def test_paper_closed_form(cifar):
     def d(x):
         return (547_356_672 * (1 - x) + 8_066_048) / 555_422_720
 
-    got = ledger.paper_flops(cifar, CIFAR, 50, 2, 0.75, 0.80, 0.76)
+    got = convention.paper_flops(cifar, CIFAR, 50, 2, 0.75, 0.80, 0.76)
     assert got == pytest.approx(u * 0.76 * (3 * d(0.75) + 2 * d(0.80)), rel=1e-12)
-    assert ledger.paper_flops(cifar, CIFAR, 50, 0) == pytest.approx(3 * u, rel=1e-12)
+    assert convention.paper_flops(cifar, CIFAR, 50, 0) == pytest.approx(3 * u, rel=1e-12)
 
 
 def test_paper_sparsity_per_layer(cifar):
     same = {cost.name: 0.9 for cost in cifar if cost.maskable}
-    assert ledger.paper_flops(cifar, CIFAR, 50, 1, same) == pytest.approx(
-        ledger.paper_flops(cifar, CIFAR, 50, 1, 0.9), rel=1e-12
+    assert convention.paper_flops(cifar, CIFAR, 50, 1, same) == pytest.approx(
+        convention.paper_flops(cifar, CIFAR, 50, 1, 0.9), rel=1e-12
     )
-    one = ledger.paper_flops(COSTS, [1], 1, 0, {"a": 0.5})
+    one = convention.paper_flops(COSTS, [1], 1, 0, {"a": 0.5})
     assert one == 2 * 3 * (20 + 60)
 
 
 def test_data_fractions():
-    assert ledger.ramp_fraction(0.30, 20, 50) == pytest.approx((20 * 0.85 + 30 * 0.70) / 50) == pytest.approx(0.76)
-    assert ledger.staircase_fraction(0.30, 4, 5, 50) == pytest.approx(0.775)
-    assert ledger.staircase_fraction(0.30, 3, 5, 50) == pytest.approx(0.76)
-    assert ledger.ramp_fraction(0.30, 40, 20) == pytest.approx(0.925)  # ends half way down, at 0.85
-    assert ledger.staircase_fraction(0.30, 4, 5, 10) == pytest.approx((5 + 5 * 0.925) / 10)
-    assert ledger.ramp_fraction(0, 20, 50) == ledger.staircase_fraction(0, 4, 5, 50) == 1
-    assert ledger.ramp_fraction(0.3, 0, 50) == ledger.staircase_fraction(0.3, 0, 5, 50) == 1
+    assert convention.ramp_fraction(0.30, 20, 50) == pytest.approx((20 * 0.85 + 30 * 0.70) / 50) == pytest.approx(0.76)
+    assert convention.staircase_fraction(0.30, 4, 5, 50) == pytest.approx(0.775)
+    assert convention.staircase_fraction(0.30, 3, 5, 50) == pytest.approx(0.76)
+    assert convention.ramp_fraction(0.30, 40, 20) == pytest.approx(0.925)  # ends half way down, at 0.85
+    assert convention.staircase_fraction(0.30, 4, 5, 10) == pytest.approx((5 + 5 * 0.925) / 10)
+    assert convention.ramp_fraction(0, 20, 50) == convention.staircase_fraction(0, 4, 5, 50) == 1
+    assert convention.ramp_fraction(0.3, 0, 50) == convention.staircase_fraction(0.3, 0, 5, 50) == 1
 
 
 @settings(max_examples=50)
 @given(st.floats(0, 0.9), st.integers(1, 10), st.integers(1, 10), st.integers(1, 100))
 def test_staircase_removes_later_than_the_ramp(proportion, stages, stage, epochs):
-    stairs = ledger.staircase_fraction(proportion, stages, stage, epochs)
-    ramp = ledger.ramp_fraction(proportion, stages * stage, epochs)
+    stairs = convention.staircase_fraction(proportion, stages, stage, epochs)
+    ramp = convention.ramp_fraction(proportion, stages * stage, epochs)
     assert 1 - proportion - 1e-9 <= ramp <= stairs + 1e-9
     assert stairs <= 1
 
 
 def test_honest_count_of_the_published_runs(cifar):
     """The same runs with every backward charged: SparCL-DER++ at 0.75, 0.90, 0.95 against dense DER++."""
-    dense = ledger.dense_flops(cifar, 50 * 50_000, 2 * 50 * 50_000)
+    dense = convention.dense_flops(cifar, 50 * 50_000, 2 * 50 * 50_000)
     assert dense / 1e15 == pytest.approx(24.994, abs=1e-3)
     images = round(50 * 50_000 * 0.775)
     ratios, totals = [], []

@@ -12,6 +12,7 @@ from torch import nn
 
 from sparcl import masks
 from sparcl.masks import Churn, MaskSet, allocate, keep_count, random_k, smallest_k, top_k
+from sparcl.optimizer import SGD
 
 sparsities = st.floats(0, 0.999).map(lambda x: round(x, 4))
 
@@ -150,9 +151,9 @@ def test_by_magnitude_and_globally() -> None:
 
 
 # -- the container -----------------------------------------------------------------------------------------------------
-def small() -> tuple[MaskSet, torch.optim.SGD]:
+def small() -> tuple[MaskSet, SGD]:
     parameters = {"a": nn.Parameter(torch.tensor([1.0, 2, 3, 4])), "b": nn.Parameter(torch.tensor([[5.0, 6]]))}
-    optimizer = torch.optim.SGD(parameters.values(), lr=0.1, momentum=0.9)
+    optimizer = SGD(parameters.values(), 0.1, 0.9)
     for parameter in parameters.values():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
@@ -160,7 +161,7 @@ def small() -> tuple[MaskSet, torch.optim.SGD]:
         for parameter in parameters.values():
             parameter.add_(0.1)
     container = MaskSet(parameters)
-    container.optimizer = optimizer
+    container.momenta = optimizer.momenta
     return container, optimizer
 
 
@@ -169,13 +170,13 @@ def test_what_leaves_and_what_comes_is_0_and_has_no_momentum() -> None:
     a = container.parameters["a"]
     assert container.replace({"a": torch.tensor([True, True, False, False])}) == Churn(pruned=2, grown=0)
     assert a.tolist() == pytest.approx([1, 2, 0, 0])
-    assert optimizer.state[a]["momentum_buffer"].tolist() == [1, 1, 0, 0]
+    assert optimizer.momenta[a].tolist() == [1, 1, 0, 0]
     with torch.no_grad():
         a[2:] = 7.0  # whatever was written there meanwhile does not come back
-    optimizer.state[a]["momentum_buffer"][2:] = 7.0
+    optimizer.momenta[a][2:] = 7.0
     assert container.replace({"a": torch.tensor([False, True, True, False])}) == Churn(pruned=1, grown=1)
     assert a.tolist() == pytest.approx([0, 2, 0, 0])
-    assert optimizer.state[a]["momentum_buffer"].tolist() == [0, 1, 0, 0]
+    assert optimizer.momenta[a].tolist() == [0, 1, 0, 0]
     assert container.counts() == {"a": 2, "b": 2}
     assert container.density() == 4 / 6
 
@@ -214,7 +215,7 @@ def test_project_clears_masked_weights_and_momentum() -> None:
     assert a[1] != 0
     container.project()
     assert (a[1], a[3]) == (0, 0)
-    assert optimizer.state[a]["momentum_buffer"].tolist() == pytest.approx([1.9, 0, 1.9, 0])
+    assert optimizer.momenta[a].tolist() == pytest.approx([1.9, 0, 1.9, 0])
 
 
 @pytest.mark.parametrize("mask", [torch.ones(4), torch.ones(3, dtype=torch.bool)])

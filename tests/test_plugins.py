@@ -56,9 +56,9 @@ def test_an_installed_package_joins_on_every_learner(site: Path) -> None:
 
 def test_its_code_counts_in_its_own_identity_only(site: Path) -> None:
     def identities() -> list[str]:
-        code = "from sparcl import cell, identity\n"
+        code = "from sparcl import resolve, identity\n"
         for method in ("zebra-er", "static-er"):
-            code += f"print(identity.identity(cell.make('split-digits', '{method}', 0.5, 20)))\n"
+            code += f"print(identity.identity(resolve.make('split-digits', '{method}', 0.5, 20)))\n"
         return python(site, "-c", code).stdout.split()
 
     zebra, static = identities()
@@ -75,8 +75,8 @@ def test_its_run_has_its_identity(site: Path, tmp_path: Path) -> None:
     done = sparcl(site, "run", *CELL, *SHORT, "--results", str(tmp_path / "results"))
     assert done.returncode == 0, done.stderr
     file = next((tmp_path / "results").rglob("record.json"))
-    code = f"from sparcl import cell, identity, record\nmade = record.read({str(file)!r})\n"
-    code += "print(made['identity'] == identity.identity(cell.from_dict(made['cell'])))\n"
+    code = f"from sparcl import resolve, identity, record\nmade = record.read({str(file)!r})\n"
+    code += "print(made['identity'] == identity.identity(resolve.from_dict(made['cell'])))\n"
     assert python(site, "-c", code).stdout.strip() == "True"
 
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparcl import cell, trainer
+from sparcl import resolve, trainer
 from sparcl.protocol import Protocol
 
 
@@ -45,7 +45,7 @@ def test_spread_presents_every_sample_in_as_many_steps_as_keep(samples: int, bat
 
 @pytest.mark.parametrize(("last_batch", "least"), [("spread", 16), ("keep", 1)])
 def test_no_step_of_a_run_sees_a_small_batch(last_batch: str, least: int, digits) -> None:
-    chosen = cell.make(
+    chosen = resolve.make(
         "split-digits", "sparcl-er", 0.9, 20, epochs=3, params={"protocol.last_batch": last_batch, "ddr.cutoff": 2}
     )
     run = trainer.Run(chosen, digits)
@@ -57,11 +57,11 @@ def test_no_step_of_a_run_sees_a_small_batch(last_batch: str, least: int, digits
 
 @pytest.mark.parametrize(("stream", "momentum"), [("split-digits", 0.3), ("split-cifar10", 0.1)])
 def test_batch_normalization_has_the_streams_momentum(stream: str, momentum: float) -> None:
-    assert cell.make(stream, "er", 0.0, 20).params["protocol.bn_momentum"] == momentum
+    assert resolve.make(stream, "er", 0.0, 20).params["protocol.bn_momentum"] == momentum
 
 
 def test_momentum_reaches_every_layer(digits) -> None:
-    chosen = cell.make("split-digits", "finetune", params={"protocol.bn_momentum": 0.25})
+    chosen = resolve.make("split-digits", "finetune", params={"protocol.bn_momentum": 0.25})
     run = trainer.Run(chosen, digits)
     found = {m.momentum for m in run.model.modules() if isinstance(m, torch.nn.BatchNorm2d)}
     assert found == {0.25}

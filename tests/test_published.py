@@ -9,8 +9,8 @@ import sys
 import pytest
 import torch
 
-from sparcl import cell, cli, models, streams
-from sparcl.costs import ledger, planning, published
+from sparcl import cli, models, resolve, streams
+from sparcl.costs import convention, ledger, planning, published
 from sparcl.errors import UserError
 
 HEADER = ",".join(published.COLUMNS)
@@ -39,18 +39,18 @@ def paper(figure, run):
     """Training FLOPs of a published row, from its protocol alone."""
     layers, images, epochs = run
     if figure.method in ("packnet", "lps"):
-        return ledger.isolation_paper_flops(layers, images, epochs, figure.sparsity)
+        return convention.isolation_paper_flops(layers, images, epochs, figure.sparsity)
     bundle, learner = figure.method.rpartition("-")[::2]
     masked = bundle == "sparcl" or bundle.endswith("dgm")
     fewer = bundle == "sparcl" or "ddr" in bundle
-    return ledger.paper_flops(
+    return convention.paper_flops(
         layers,
         images,
         epochs,
         REPLAY[learner],
         figure.sparsity,
         GRADIENT[figure.sparsity] if masked else None,
-        ledger.ramp_fraction(0.30, STAGES[figure.stream] * 5, epochs) if fewer else 1.0,
+        convention.ramp_fraction(0.30, STAGES[figure.stream] * 5, epochs) if fewer else 1.0,
     )
 
 
@@ -66,10 +66,10 @@ def test_paper_ledger_rounds_to_every_published_figure(figure, runs):
 @pytest.mark.parametrize("figure", FLOPS, ids=lambda f: f"{f.stream}-{f.method}-{f.sparsity}-{f.buffer}")
 def test_a_cell_of_the_suites_own_settings_rounds_to_every_published_figure(figure, runs):
     """The same rows without a constant of this file's: name, stream, sparsity and buffer are all that is given."""
-    chosen = cell.make(figure.stream, figure.method, figure.sparsity, figure.buffer or 0)
-    assert chosen.variant == ""
+    chosen = resolve.make(figure.stream, figure.method, figure.sparsity, figure.buffer or 0)
+    assert not chosen.variant
     info = streams.describe(figure.stream)
-    found = planning.paper_ledger(chosen, info, runs[figure.stream][0])
+    found = planning.paper(chosen)
     assert (chosen.model, chosen.width) == ("resnet18", 64)  # those of the layer costs
     assert figure.rounds_from(found["training"])
     _, images, epochs = runs[figure.stream]
@@ -121,10 +121,10 @@ def test_data_fraction_that_the_tables_admit(runs, stream, admitted, used):
 
 def test_isolation_methods_are_not_the_masked_formula(runs):
     layers, images, epochs = runs["split-cifar10"]
-    assert ledger.paper_flops(layers, images, epochs, 0, 0.5) == pytest.approx(4.226e15, rel=1e-3)
-    assert ledger.isolation_paper_flops(layers, images, epochs, 0.5) == pytest.approx(4.999e15, rel=1e-3)
+    assert convention.paper_flops(layers, images, epochs, 0, 0.5) == pytest.approx(4.226e15, rel=1e-3)
+    assert convention.isolation_paper_flops(layers, images, epochs, 0.5) == pytest.approx(4.999e15, rel=1e-3)
     layers, images, epochs = runs["split-tiny-imagenet"]
-    assert ledger.isolation_paper_flops(layers, images, epochs, 0.5) == pytest.approx(7.332e16, rel=1e-3)
+    assert convention.isolation_paper_flops(layers, images, epochs, 0.5) == pytest.approx(7.332e16, rel=1e-3)
 
 
 def test_headline_reduction(runs):

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sparcl import trainer
+from sparcl import components, trainer
 from sparcl.errors import UserError
 
 LEARNERS = {
@@ -19,7 +19,7 @@ LEARNERS = {
 }
 
 
-def batch_and_replays(run: trainer.Run) -> tuple[trainer.Batch, list]:
+def batch_and_replays(run: trainer.Run) -> tuple[components.Batch, list]:
     return next(trainer.batches(run)), run.learner.replay(run)
 
 
@@ -91,13 +91,13 @@ def test_two_steps_with_momentum(small_cell, run_steps) -> None:
 def test_when_replay_begins(learner: str, start: str, first: int, small_cell, run_steps, monkeypatch) -> None:
     """With the second task, or with the second step: the first has nothing to replay."""
     replayed = []
-    original = trainer.backward
+    original = trainer.Run.backward
 
-    def watched(run, batch, replays, per_term):
+    def watched(run, batch, replays, by_term=False):
         replayed.append([len(labels) for _, labels, _ in replays])
-        return original(run, batch, replays, per_term)
+        return original(run, batch, replays, by_term)
 
-    monkeypatch.setattr(trainer, "backward", watched)
+    monkeypatch.setattr(trainer.Run, "backward", watched)
     run_steps(small_cell(learner, params={"protocol.replay_start": start}), 14)
     each = [20] * (2 if learner == "derpp" else 1)
     assert replayed == [[]] * first + [each] * (14 - first)

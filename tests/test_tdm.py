@@ -85,9 +85,9 @@ def test_an_update_by_hand(toy_run) -> None:
     tdm = TDM(interval=4, p_intra=0.1)
     zero = torch.zeros(10)
     run.term_gradients = {"stream": {"a": zero}, "memory": {"a": zero.clone().index_fill_(0, torch.tensor([0]), -1)}}
-    assert tdm.wants_terms(run)
+    assert tdm.by_term
+    assert tdm.gradients_wanted(0.5, run.clock) == {"importance": "weights"}
     assert tdm.on_gradients(run) is True
-    assert run.paid == [("importance", "weights")]
     run.clock = Clock(tasks=2, epochs=6, epoch=4, steps=4)
     tdm.begin_epoch(run)
     mask = run.masks.weight["a"]
@@ -171,14 +171,14 @@ def test_only_the_last_batches_before_an_update_are_looked_at(toy_run) -> None:
     def wanted(task: int, epoch: int) -> list[int]:
         return [
             step for step in range(10)
-            if tdm.planned_importance(0.5, Clock(task=task, tasks=2, epoch=epoch, epochs=8, step=step, steps=10))
+            if tdm.gradients_wanted(0.5, Clock(task=task, tasks=2, epoch=epoch, epochs=8, step=step, steps=10))
         ]  # fmt: skip
 
     assert [wanted(0, epoch) for epoch in range(8)] == [[], [], [], [8, 9], [], [], [], []]
-    assert not tdm.planned_importance(0.0, Clock(epochs=8, epoch=3, step=9, steps=10))
+    assert not tdm.gradients_wanted(0.0, Clock(epochs=8, epoch=3, step=9, steps=10))
     # Two epochs a task, so a later task never shrinks back by an update: its end does, and needs the importance.
     last = Clock(task=1, tasks=2, epoch=1, epochs=2, step=9, steps=10)
-    assert tdm.planned_importance(0.5, last)
+    assert tdm.gradients_wanted(0.5, last)
     assert run.masks.density() == 1
 
 
@@ -204,12 +204,12 @@ def test_a_run_removes_the_least_important(learner: str, schedule: str, small_ce
     terms: dict[str, dict[str, torch.Tensor]] = {}
     state: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     updates = []
-    original, update = trainer.backward, TDM._update
+    original, update = trainer.Run.backward, TDM._update
 
-    def watched(run, batch, replays, per_term):
+    def watched(run, batch, replays, by_term=False):
         terms.clear()
-        terms.update(float64.gradients(run, batch, replays) if per_term else {})
-        return original(run, batch, replays, per_term)
+        terms.update(float64.gradients(run, batch, replays) if by_term else {})
+        return original(run, batch, replays, by_term)
 
     def checked(self, run, prune_to, grow_to):
         for name, weight in run.masks.parameters.items():
@@ -232,7 +232,7 @@ def test_a_run_removes_the_least_important(learner: str, schedule: str, small_ce
             assert int(run.masks.weight[name].sum()) == keep_count(mask.numel(), grow_to)
         terms.clear()
 
-    monkeypatch.setattr(trainer, "backward", watched)
+    monkeypatch.setattr(trainer.Run, "backward", watched)
     monkeypatch.setattr(TDM, "_update", checked)
     run_steps(chosen, 50, prepare=float64.compute_in)
     first = [] if schedule == "paper" else [(0, 0)]

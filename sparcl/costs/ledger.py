@@ -1,6 +1,6 @@
-"""Floating-point operations of a run, counted in three ways: as executed, as published, and as if dense.
+"""Floating-point operations of a run as executed.
 
-Conventions, the same in all three:
+Conventions, the same in all counts:
 
 * One multiply-add (MAC) is 2 FLOPs.
 * Convolutions and linear layers are counted; biases, batch normalization, activations, pooling, losses, the
@@ -10,16 +10,15 @@ Conventions, the same in all three:
 * A pruned weight costs nothing. A convolution at one image applies each of its weights the same number of
   times, ``macs / weights``, so a layer with ``k`` weights left costs exactly ``k * macs / weights`` MACs.
 
-:class:`Ledger` adds up what a run does, mask by mask and batch by batch, in exact integers.
-:func:`paper_flops` is the published convention. :func:`dense_flops` is the executed convention for a run
-without any sparsity.
+:class:`Ledger` adds up what a run does, mask by mask and batch by batch, in exact integers;
+:mod:`sparcl.costs.convention` has the published count.
 """
 
 from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +28,8 @@ from sparcl.errors import UserError
 
 KINDS = ("forward", "input_gradient", "weight_gradient")
 EVALUATION = "evaluation"
+DENSITIES = ("masked", "weights", "dense")
+"""At which weights a weight gradient is computed: those that learn, all that exist, all positions."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,8 @@ def layer_costs(model: nn.Module, shape: tuple[int, int, int]) -> tuple[LayerCos
         UserError: the model multiplies outside of its convolution and linear layers, or calls a layer more
             than once, so that a cost per weight would be wrong.
     """
-    shape = tuple(shape)
     made = [getattr(model, key, None) for key in ("name", "width", "classes")]
-    key = (type(model), *made, shape) if None not in made else None
+    key = (type(model), *made, tuple(shape)) if None not in made else None
     if key in _COSTS:
         return _COSTS[key]
     costs = _count(model, shape)
@@ -171,21 +171,30 @@ class Ledger:
         self._add(line, "input_gradient", "weights", images)
         self._add(line, "weight_gradient", weight_gradient, images)
 
-    def extra_weight_gradient(self, line: str, images: int, at: str) -> None:
-        """Add the cost of a weight gradient at density ``at`` over one at the gradient mask's density.
+    def step(self, images: int, replayed: int, wanted: Mapping[str, str]) -> None:
+        """Add a training step on ``images`` stream images and ``replayed`` replayed ones.
 
-        For steps that need more of the gradient than they apply: a refresh of the gradient mask needs it on
-        all ``weights``, RigL's growth on all positions (``dense``).
+        ``wanted`` (line to density) names the weight gradients that the step needs beyond those that it applies: a
+        refresh of the gradient mask needs them on all ``weights``, RigL's growth on all positions (``dense``). What
+        has been computed for one line costs nothing on the next.
         """
-        self._add(line, "weight_gradient", at, images)
-        self._add(line, "weight_gradient", "masked", -images)
+        for line, count in (("stream", images), ("replay", replayed)):
+            if count:
+                self.forward(line, count)
+                self.backward(line, count)
+        paid = "masked"
+        for line, at in wanted.items():
+            if DENSITIES.index(at) > DENSITIES.index(paid):
+                self._add(line, "weight_gradient", at, images + replayed)
+                self._add(line, "weight_gradient", paid, -(images + replayed))
+                paid = at
 
     def _add(self, line: str, kind: str, at: str, images: int) -> None:
         key = (line, kind, at)
         try:
             self._pending[key] += images
         except KeyError:
-            if at not in ("masked", "weights", "dense"):
+            if at not in DENSITIES:
                 raise ValueError(f"density: expected 'masked', 'weights' or 'dense', got {at!r}") from None
             self._pending[key] = int(images)
 
@@ -278,97 +287,3 @@ class Ledger:
         self._macs = copy.deepcopy(dict(state["macs"]))
         self._told = {"weights": None, "gradients": None}
         self._pending = {}
-
-
-def _density(sparsity: float | Mapping[str, float], cost: LayerCost) -> float:
-    if not cost.maskable:
-        return 1.0
-    return 1.0 - (sparsity.get(cost.name, 0.0) if isinstance(sparsity, Mapping) else sparsity)
-
-
-def paper_flops(
-    costs: Sequence[LayerCost],
-    images_per_task: Sequence[int],
-    epochs: int,
-    replay_batches: int,
-    weight_sparsity: float | Mapping[str, float] = 0.0,
-    gradient_sparsity: float | Mapping[str, float] | None = None,
-    data_fraction: float = 1.0,
-) -> float:
-    """Training FLOPs by the published convention (SparCL, Wang et al. 2022; inferred from its tables).
-
-    ``F = u r [(1 + n) d(s) + 2 d(g)]`` where ``u`` is one dense forward pass over the whole run and ``d(x)``
-    the share of a forward pass that is left when the maskable layers have sparsity ``x`` and the others are
-    dense::
-
-        u = 2 * MACs * epochs * images          d(x) = sum_l macs_l * density_l(x) / MACs
-
-    Each step pays ``1 + n`` forward passes at weight density (the stream's batch and ``n`` replayed ones,
-    whose backward passes are not charged) and two backward products of the stream's batch at gradient
-    density. ``docs/flops.md`` derives it and lists the residuals.
-
-    Args:
-        costs: layers, from :func:`layer_costs`.
-        images_per_task: training images of each task.
-        epochs: passes over each task.
-        replay_batches: ``n``, replayed batches per step (0 none, 1 ER, 2 DER++).
-        weight_sparsity: ``s`` of the maskable layers in [0, 1), one for all or one per weight name.
-        gradient_sparsity: ``g``, fraction of the maskable weights without a gradient; as ``weight_sparsity``
-            if None.
-        data_fraction: ``r``, mean fraction of a task's images that is presented.
-    """
-    if gradient_sparsity is None:
-        gradient_sparsity = weight_sparsity
-    forward = sum(cost.macs * _density(weight_sparsity, cost) for cost in costs)
-    backward = sum(cost.macs * _density(gradient_sparsity, cost) for cost in costs)
-    images = epochs * sum(images_per_task) * data_fraction
-    return 2.0 * images * ((1 + replay_batches) * forward + 2 * backward)
-
-
-def isolation_paper_flops(
-    costs: Sequence[LayerCost], images_per_task: Sequence[int], epochs: int, sparsity: float
-) -> float:
-    """Training FLOPs that fit the published figures of PackNet and LPS, which :func:`paper_flops` does not.
-
-    ``F = sum_t 3 u_t d_t`` with ``d = 1`` in the first task and ``d = 1 - sparsity`` in all later ones, every
-    layer alike. It has no free constant and meets both published figures, but the papers do not state it:
-    ``docs/flops.md`` says what it could mean.
-    """
-    first, *later = images_per_task
-    dense = 6.0 * sum(cost.macs for cost in costs) * epochs
-    return dense * (first + sum(later) * (1.0 - sparsity))
-
-
-def dense_flops(costs: Sequence[LayerCost], stream_images: int, replay_images: int = 0) -> int:
-    """Training FLOPs of a run without sparsity, executed convention: each image pays three forward passes.
-
-    Args:
-        costs: layers, from :func:`layer_costs`.
-        stream_images: images of the stream presented over the whole run, with no data removed.
-        replay_images: images drawn from memory over the whole run, each batch of them counted.
-    """
-    return 6 * sum(cost.macs for cost in costs) * (int(stream_images) + int(replay_images))
-
-
-def ramp_fraction(proportion: float, cutoff_epochs: float, epochs: float) -> float:
-    """Mean fraction of a task presented when it shrinks linearly by ``proportion`` until ``cutoff_epochs``.
-
-    0.76 for 30 % over 20 of 50 epochs. A run that ends before the cutoff ends on the ramp; with a cutoff of 0
-    nothing is removed.
-    """
-    if cutoff_epochs <= 0:
-        return 1.0
-    ramp = min(cutoff_epochs, epochs)
-    removed = proportion * (ramp * ramp / (2 * cutoff_epochs) + (epochs - ramp))
-    return 1.0 - removed / epochs
-
-
-def staircase_fraction(proportion: float, stages: int, stage_epochs: int, epochs: int) -> float:
-    """Mean fraction presented when ``proportion / stages`` is removed after each of ``stages`` stages.
-
-    0.775 for 30 % in 4 stages of 5 epochs out of 50: what a run that removes data between epochs presents.
-    """
-    if stages <= 0:
-        return 1.0
-    removed = sum(proportion * min(epoch // stage_epochs, stages) / stages for epoch in range(epochs))
-    return 1.0 - removed / epochs

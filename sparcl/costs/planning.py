@@ -1,13 +1,17 @@
-"""FLOPs of a cell without training it: the same ledgers, from the schedule alone.
+"""What a cell costs without training it: the ledger of its schedule, the published counts, and its memory.
 
-:func:`planned` walks through the tasks, epochs and steps of a cell and makes the calls on a
+:func:`executed` walks through the tasks, epochs and steps of a cell and makes the calls on a
 :class:`sparcl.costs.ledger.Ledger` that a run would make, with the counts that the policies plan. Where data decide how
 many weights a layer keeps (SNIP with global scope), the layers are planned with equal sparsity; where removed samples
-may leave fewer in memory than a replayed batch asks for, full batches are planned. ``approximate`` says so in both cases.
+may leave fewer in memory than a replayed batch asks for, full batches are planned. ``approximate`` says so in both
+cases. Everything else here is a function of the settings alone; the plan of a matrix holds it (:func:`facts`).
 """
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,58 +20,69 @@ import torch
 
 from sparcl import masks, methods, models, streams
 from sparcl.cell import Cell
-from sparcl.components import Clock, DataPolicy, GradientPolicy, SparsityPolicy
-from sparcl.costs import footprint, ledger
+from sparcl.components import Clock, Component, Learner
+from sparcl.costs import convention, footprint, ledger
 from sparcl.costs.ledger import LayerCost, Ledger
+from sparcl.methods import Parts
 from sparcl.protocol import Protocol
 from sparcl.streams import StreamInfo
 
 
 @dataclass(frozen=True)
-class Planned:
-    """The planned ledgers of a cell: FLOPs of the executed, the paper's and the dense count."""
+class Setting:
+    """What a cell's plan is made of: its components, protocol, stream and network, without data or training."""
 
-    executed: dict[str, Any]
-    paper: dict[str, Any]
-    dense: dict[str, Any]
-    approximate: bool
+    cell: Cell
+    parts: Parts
+    protocol: Protocol
+    info: StreamInfo
+    model: models.Classifier
+    costs: tuple[LayerCost, ...]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the three ledgers (FLOPs) and dense/executed as plain JSON values."""
-        training = self.executed["training"]
-        return {
-            "executed": self.executed, "paper": self.paper, "dense": self.dense,
-            "dense_over_executed": self.dense["training"] / training if training else None,
-            "approximate": self.approximate,
-        }  # fmt: skip
-
-
-class Parts:
-    """The learner and policies of a cell, without a run."""
-
-    def __init__(self, cell: Cell):
-        method = methods.get(cell.method)
-        self.learner = cell.component(methods.learners()[method.learner])
-        chosen = {kind: cell.component(methods.policies()[name]) for kind, name in method.policies.items()}
-        self.sparsity: SparsityPolicy = chosen.get("sparsity", SparsityPolicy())
-        self.gradient: GradientPolicy = chosen.get("gradient", GradientPolicy())
-        self.data: DataPolicy = chosen.get("data", DataPolicy())
-        self.protocol: Protocol = cell.component(Protocol)
+    @property
+    def sizes(self) -> list[int]:
+        """Samples in the pool of each stretch of training."""
+        if self.parts.learner.offline:
+            return [sum(self.info.train_sizes)]
+        pool, info = self.parts.learner.planned_pool, self.info
+        return [pool(info, self.cell, task, size) for task, size in enumerate(info.train_sizes)]
 
 
-def planned(cell: Cell) -> Planned:
-    """Return the three ledgers of ``cell`` as planned; needs the stream's description, not its data."""
+def setting(cell: Cell) -> Setting:
+    """Return what the plan of ``cell`` is made of; needs the stream's description, not its data."""
     info = streams.describe(cell.stream, dict(cell.stream_options))
-    model, _ = _model(cell)
+    parts = methods.parts(cell)
+    model = network(cell.model, cell.width, info.classes, info.shape)
     costs = ledger.layer_costs(model, info.shape)
-    weights = dict(model.named_parameters())
-    container = masks.MaskSet({name: weights[name] for name in models.maskable(model)})
-    book, parts = Ledger(costs), Parts(cell)
-    sizes = [sum(info.train_sizes)] if parts.learner.offline else list(info.train_sizes)
-    if not parts.learner.offline:
-        sizes = [parts.learner.planned_pool(info, cell, task, size) for task, size in enumerate(sizes)]
-    tests = sum(info.test_sizes)
-    approximate = _draws_may_fall_short(cell, parts) or parts.learner.plans_approximately(info, cell)
+    if _has_own_network(parts):
+        model = copy.deepcopy(model)
+        parts.learner.equip(model, cell, info)
+        for part in (parts.learner, parts.sparsity, parts.gradient):
+            part.freeze(model, cell, info.tasks - 1)
+    return Setting(cell, parts, cell.component(Protocol), info, model, costs)
+
+
+@functools.lru_cache(None)
+def network(name: str, width: int, classes: int, shape: tuple[int, int, int]) -> models.Classifier:
+    """Return a network that nobody trains, once for each set of arguments."""
+    return models.build(name, width, classes, shape, torch.Generator().manual_seed(0))
+
+
+def _has_own_network(parts: Parts) -> bool:
+    """Return whether the method adds modules to the network, or freezes some."""
+    freezing = any(type(p).freeze is not Component.freeze for p in (parts.learner, parts.sparsity, parts.gradient))
+    return freezing or type(parts.learner).equip is not Learner.equip
+
+
+# -- as executed -------------------------------------------------------------------------------------------------------
+def executed(cell: Cell) -> tuple[dict[str, Any], bool]:
+    """Return the planned ledger of ``cell`` (as a record holds it, FLOPs), and whether it is an approximation."""
+    plan = setting(cell)
+    weights = dict(plan.model.named_parameters())
+    container = masks.MaskSet({name: weights[name] for name in models.maskable(plan.model)})
+    book, parts, sizes = Ledger(plan.costs), plan.parts, plan.sizes
+    tests = sum(plan.info.test_sizes)
+    approximate = _draws_may_fall_short(plan) or parts.learner.plans_approximately(plan.info, cell)
     seen = 0
     start_counts = parts.sparsity.planned_counts(container, 0.0, Clock(tasks=len(sizes), epochs=cell.epochs))
     if start_counts is not None:
@@ -75,60 +90,75 @@ def planned(cell: Cell) -> Planned:
     for task, size in enumerate(sizes):
         remaining = size
         parts.learner.plan_begin_task(book, cell, task, size)
-        book.set_frozen(_frozen(parts, model, cell.sparsity, Clock(task, len(sizes), 0, cell.epochs)))
-        nominal = parts.protocol.steps(size, cell.batch_size)
-        scored = parts.sparsity.planned_saliency(task, size, cell.batch_size)
-        if cell.sparsity and scored:
-            book.forward("saliency", scored)
-            book.backward("saliency", scored)
+        book.set_frozen(_frozen(plan, Clock(task, len(sizes), 0, cell.epochs)))
+        for policy in (parts.sparsity, parts.gradient, parts.data):
+            policy.plan_begin_task(book, cell, task, size)
+        nominal = plan.protocol.steps(size, cell.batch_size)
         for epoch in range(cell.epochs):
-            steps = parts.protocol.steps(remaining, cell.batch_size)
+            steps = plan.protocol.steps(remaining, cell.batch_size)
             for step in range(steps):
-                clock = Clock(task, len(sizes), epoch, cell.epochs, step, steps, epoch * nominal + step,
-                              cell.epochs * nominal)  # fmt: skip
-                start, stop = parts.protocol.bounds(remaining, cell.batch_size, step)
-                images = stop - start
-                past = parts.learner.planned_replay(cell, parts.protocol, task, seen)
-                approximate |= _plan_step(book, cell, parts, container, clock, images, past)
-                seen += images
-            clock = Clock(task, len(sizes), epoch, cell.epochs, 0, steps)
-            remaining -= parts.data.planned_removals(size, clock)
+                clock = Clock(
+                    task, len(sizes), epoch, cell.epochs, step, steps, epoch * nominal + step, cell.epochs * nominal
+                )
+                start, stop = plan.protocol.bounds(remaining, cell.batch_size, step)
+                past = parts.learner.planned_replay(cell, plan.protocol, task, seen)
+                approximate |= _step(book, plan, container, clock, stop - start, past)
+                seen += stop - start
+            remaining -= parts.data.planned_removals(size, Clock(task, len(sizes), epoch, cell.epochs, 0, steps))
         end = Clock(
             task, len(sizes), cell.epochs, cell.epochs, 0, nominal, cell.epochs * nominal, cell.epochs * nominal
         )
         final = parts.sparsity.planned_counts(container, cell.sparsity, end)
         if final is not None:
             book.set_weight_counts(final)
-        parts.learner.plan_end_task(book, cell, task, size)
-        _plan_evaluation(book, cell, parts, container, end, info)
-    return Planned(book.as_record(), paper_ledger(cell, info, costs), dense_ledger(cell, info, costs), approximate)
+        for part in (parts.sparsity, parts.gradient, parts.data, parts.learner):
+            part.plan_end_task(book, cell, task, size)
+        _evaluation(book, plan, container, end)
+    return book.as_record(), approximate
 
 
-def _frozen(parts: Parts, model: models.Classifier, sparsity: float, clock: Clock) -> set[str]:
-    components = (parts.learner, parts.sparsity, parts.gradient)
-    return set().union(*(part.planned_frozen(model, sparsity, clock) for part in components))
+def _frozen(plan: Setting, clock: Clock) -> set[str]:
+    components = (plan.parts.learner, plan.parts.sparsity, plan.parts.gradient)
+    return set().union(*(part.planned_frozen(plan.model, plan.cell.sparsity, clock) for part in components))
 
 
-def _plan_evaluation(
-    book: Ledger, cell: Cell, parts: Parts, container: masks.MaskSet, clock: Clock, info: StreamInfo
-) -> None:
+def _step(book: Ledger, plan: Setting, container: masks.MaskSet, clock: Clock, images: int, past: int) -> bool:
+    """Make one step's calls on ``book``; return whether its counts are an assumption."""
+    parts, sparsity = plan.parts, plan.cell.sparsity
+    counts = parts.sparsity.planned_counts(container, sparsity, clock)
+    assumed = counts is None
+    if counts is None:
+        counts = masks.allocate(container.shapes, sparsity)
+    book.set_weight_counts(counts)
+    learning = parts.sparsity.planned_learning(container, counts, sparsity, clock)
+    assumed |= learning is None
+    book.set_gradient_counts(parts.gradient.planned_counts(container, counts if learning is None else learning, clock))
+    wanted = {
+        line: density
+        for policy in (parts.sparsity, parts.gradient, parts.data)
+        for line, density in policy.gradients_wanted(sparsity, clock).items()
+    }
+    book.step(images, past, wanted)
+    return assumed
+
+
+def _evaluation(book: Ledger, plan: Setting, container: masks.MaskSet, clock: Clock) -> None:
     """Make the calls of the evaluation after the task of ``clock``, task by task where the policy has views."""
+    parts, sparsity = plan.parts, plan.cell.sparsity
     passes = parts.learner.evaluation_passes(clock.task)
     if not parts.sparsity.has_views:
-        final = parts.sparsity.planned_counts(container, cell.sparsity, clock)
-        if final is not None:
-            book.set_weight_counts(final)
-        book.forward(ledger.EVALUATION, passes * sum(info.test_sizes))
+        book.forward(ledger.EVALUATION, passes * sum(plan.info.test_sizes))
         return
-    for task, images in enumerate(info.test_sizes):
-        shown = parts.sparsity.planned_view(container, cell.sparsity, clock, task)
+    for task, images in enumerate(plan.info.test_sizes):
+        shown = parts.sparsity.planned_view(container, sparsity, clock, task)
         if shown is not None:
             book.set_weight_counts(shown)
         book.forward(ledger.EVALUATION, passes * images)
 
 
-def _draws_may_fall_short(cell: Cell, parts: Parts) -> bool:
+def _draws_may_fall_short(plan: Setting) -> bool:
     """Return whether removed samples may leave fewer in a small memory than a replayed batch asks for."""
+    cell, parts = plan.cell, plan.parts
     if not parts.learner.uses_memory or parts.data.replays_removed:
         return False
     clocks = (Clock(epoch=epoch, epochs=cell.epochs) for epoch in range(cell.epochs))
@@ -136,92 +166,21 @@ def _draws_may_fall_short(cell: Cell, parts: Parts) -> bool:
     return removed > 0 and cell.buffer * (1 - removed) < cell.batch_size
 
 
-def _plan_step(
-    book: Ledger, cell: Cell, parts: Parts, container: masks.MaskSet, clock: Clock, images: int, past: int
-) -> bool:
-    """Make one step's calls on ``book``; return whether its counts are an assumption."""
-    counts = parts.sparsity.planned_counts(container, cell.sparsity, clock)
-    assumed = counts is None
-    if counts is None:
-        counts = masks.allocate(container.shapes, cell.sparsity)
-    book.set_weight_counts(counts)
-    learning = parts.sparsity.planned_learning(container, counts, cell.sparsity, clock)
-    assumed |= learning is None
-    book.set_gradient_counts(parts.gradient.planned_counts(container, counts if learning is None else learning, clock))
-    scores = getattr(parts.sparsity, "planned_importance", lambda *_: False)(cell.sparsity, clock)
-    refreshes = parts.gradient.planned_refresh(clock)
-    assumed |= scores and refreshes  # whether the second costs anything depends on the gradient mask before the step
-    if scores:
-        book.extra_weight_gradient("importance", images + past, at="weights")
-    if refreshes:
-        book.extra_weight_gradient("gradient_refresh", images + past, at="weights")
-    if cell.sparsity and parts.sparsity.planned_dense_gradients(clock):
-        book.extra_weight_gradient("dense_gradient", images + past, at="dense")
-    for line, count in (("stream", images), ("replay", past)):
-        if count:
-            book.forward(line, count)
-            book.backward(line, count)
-    return assumed
+# -- as published, and as if dense -------------------------------------------------------------------------------------
+def paper(cell: Cell, costs: Sequence[LayerCost] | None = None) -> dict[str, Any]:
+    """Return the published convention's count for ``cell``: a function of its settings, not of its run.
 
-
-def dense_ledger(cell: Cell, info: StreamInfo, costs: Sequence[LayerCost]) -> dict[str, int]:
-    """Return the executed convention's count of the same learner without sparsity and without removed data.
-
-    The learner's own passes between tasks (Fisher information, old outputs, exemplars) are part of it.
+    Args:
+        costs: of these layers alone; all by default.
     """
-    parts = Parts(cell)
-    sizes = [sum(info.train_sizes)] if parts.learner.offline else list(info.train_sizes)
-    if not parts.learner.offline:
-        sizes = [parts.learner.planned_pool(info, cell, task, size) for task, size in enumerate(sizes)]
-    presented = replayed = 0
-    own = Ledger(costs)
-    for task, size in enumerate(sizes):
-        parts.learner.plan_begin_task(own, cell, task, size)
-        for _ in range(cell.epochs):
-            for step in range(parts.protocol.steps(size, cell.batch_size)):
-                replayed += parts.learner.planned_replay(cell, parts.protocol, task, presented)
-                start, stop = parts.protocol.bounds(size, cell.batch_size, step)
-                presented += stop - start
-        parts.learner.plan_end_task(own, cell, task, size)
-    return {"training": ledger.dense_flops(costs, presented, replayed) + own.as_record()["training"]}
-
-
-def by_layer(cell: Cell) -> dict[str, dict[str, float]]:
-    """Return the paper's and the dense training FLOPs of each layer: ``{"paper": {layer: FLOPs}, "dense": ...}``."""
-    info, costs = streams.describe(cell.stream, dict(cell.stream_options)), ledger.layer_costs(*_model(cell))
-    return {
-        "paper": {cost.name: paper_ledger(cell, info, [cost])["training"] for cost in costs},
-        "dense": {cost.name: dense_ledger(cell, info, [cost])["training"] for cost in costs},
-    }
-
-
-def paper_memory(cell: Cell) -> dict[str, float]:
-    """Return the bytes of the published memory figures for ``cell``: ``ablation_table`` and ``phone``."""
-    gradient = cell.params.get("dgm.sparsity", cell.sparsity)
-    return footprint.paper(*_model(cell), cell.batch_size, cell.sparsity, gradient)
-
-
-def _model(cell: Cell) -> tuple[models.Classifier, tuple[int, int, int]]:
-    info = streams.describe(cell.stream, dict(cell.stream_options))
-    return models.build(cell.model, cell.width, info.classes, info.shape, torch.Generator().manual_seed(0)), info.shape
-
-
-def paper_ledger(cell: Cell, info: StreamInfo, costs: Sequence[LayerCost]) -> dict[str, Any]:
-    """Return the published convention's count for ``cell``: a function of its settings, not of its run."""
-    parts = Parts(cell)
-    method = methods.get(cell.method)
-    data = method.policies.get("data") == "ddr"
-    fraction = 1.0
-    if data:
-        p = cell.params
-        fraction = ledger.ramp_fraction(p["ddr.proportion"], p["ddr.cutoff"] * p["ddr.interval"], cell.epochs)
-    gradient = cell.params.get("dgm.sparsity", cell.sparsity)
+    plan = setting(cell)
+    costs, parts, sizes = plan.costs if costs is None else costs, plan.parts, list(plan.info.train_sizes)
+    fraction = parts.data.published_fraction(cell.epochs)
+    gradient = parts.gradient.published_sparsity(cell.sparsity)
     replays = parts.learner.published_replay_batches
     replays = parts.learner.replay_batches if replays is None else replays
-    training = ledger.paper_flops(
-        costs, list(info.train_sizes), cell.epochs, replays, cell.sparsity, gradient, fraction
-    )
-    own = [part.paper_flops(cell, costs, list(info.train_sizes)) for part in (parts.learner, parts.sparsity)]
+    training = convention.paper_flops(costs, sizes, cell.epochs, replays, cell.sparsity, gradient, fraction)
+    own = [part.published_flops(cell, costs, sizes) for part in (parts.learner, parts.sparsity)]
     maskable = [cost for cost in costs if cost.maskable]
     total = sum(cost.weights for cost in maskable) or 1
     return {
@@ -231,3 +190,99 @@ def paper_ledger(cell: Cell, info: StreamInfo, costs: Sequence[LayerCost]) -> di
         "gradient_density": sum(c.weights * (1 - gradient) for c in maskable) / total,
         "replay_batches": replays,
     }
+
+
+def dense(cell: Cell, costs: Sequence[LayerCost] | None = None) -> int:
+    """Return the training FLOPs of the same learner without sparsity and without removed data, as executed.
+
+    The learner's own passes between tasks (Fisher information, old outputs, exemplars) are part of it.
+    """
+    plan = setting(cell)
+    learner, costs, sizes = plan.parts.learner, plan.costs if costs is None else costs, plan.sizes
+    presented = replayed = 0
+    own = Ledger(costs)
+    for task, size in enumerate(sizes):
+        learner.plan_begin_task(own, cell, task, size)
+        for _ in range(cell.epochs):
+            for step in range(plan.protocol.steps(size, cell.batch_size)):
+                replayed += learner.planned_replay(cell, plan.protocol, task, presented)
+                start, stop = plan.protocol.bounds(size, cell.batch_size, step)
+                presented += stop - start
+        learner.plan_end_task(own, cell, task, size)
+    return convention.dense_flops(costs, presented, replayed) + own.as_record()["training"]
+
+
+def by_layer(cell: Cell) -> dict[str, dict[str, float]]:
+    """Return the paper's and the dense training FLOPs of each layer: ``{"paper": {layer: FLOPs}, "dense": ...}``."""
+    costs = setting(cell).costs
+    return {
+        "paper": {cost.name: paper(cell, [cost])["training"] for cost in costs},
+        "dense": {cost.name: dense(cell, [cost]) for cost in costs},
+    }
+
+
+def dense_cell(cell: Cell) -> Cell:
+    """Return the cell of the same learner, protocol and stream without policies, by which many cells are compared."""
+    method = methods.get(cell.method)
+    prefixes = (f"{method.learner}.", "protocol.")
+    params = {key: value for key, value in cell.params.items() if key.startswith(prefixes)}
+    return dataclasses.replace(cell, method=method.learner, sparsity=0.0, seed=0, params=params, variant={})
+
+
+def dense_over_paper(cell: Cell) -> float | None:
+    """Return how many times the dense learner's training FLOPs are those of the cell, both by the paper's count.
+
+    None for a method without policies.
+    """
+    own = paper(cell)["training"]
+    return paper(dense_cell(cell))["training"] / own if own and methods.get(cell.method).policies else None
+
+
+# -- what a plan holds -------------------------------------------------------------------------------------------------
+def facts(cell: Cell) -> dict[str, Any]:
+    """Return what follows from the settings of ``cell``, whatever its seed: FLOPs, densities, and bytes of memory."""
+    return _facts(dataclasses.replace(cell, seed=0))
+
+
+@functools.lru_cache(None)
+def _facts(cell: Cell) -> dict[str, Any]:
+    plan = setting(cell)
+    published = paper(cell)
+    gradient = plan.parts.gradient.published_sparsity(cell.sparsity)
+    base = network(cell.model, cell.width, plan.info.classes, plan.info.shape)
+    memory = convention.paper_memory(
+        sum(parameter.numel() for parameter in plan.model.parameters()),
+        _convolution_outputs(base, plan.info.shape),
+        cell.batch_size,
+        cell.sparsity,
+        gradient,
+    )
+    images = plan.parts.learner.images_at_once(cell, plan.protocol)
+    maskable = set(plan.model.maskable_names)
+    return {
+        "flops_paper": published["training"],
+        "flops_dense": _dense(dense_cell(cell)),
+        "data_fraction": published["data_fraction"],
+        "weight_density": published["weight_density"],
+        "gradient_density": published["gradient_density"],
+        "replay_batches": published["replay_batches"],
+        "paper_memory_ablation": memory["ablation_table"],
+        "paper_memory_phone": memory["phone"],
+        "memory": {
+            "dense_parameters": sum(p.numel() for n, p in plan.model.named_parameters() if n not in maskable),
+            "buffers": sum(value.numel() * value.element_size() for value in plan.model.buffers()),
+            "activations": _activations(
+                cell if _has_own_network(plan.parts) else None, cell.model, cell.width, plan.info, images
+            ),
+        },
+    }
+
+
+@functools.lru_cache(None)
+def _activations(own: Cell | None, name: str, width: int, info: StreamInfo, images: int) -> int:
+    model = setting(own).model if own else network(name, width, info.classes, info.shape)
+    return footprint.saved_bytes(model, info.shape, images)
+
+
+_dense = functools.lru_cache(None)(dense)
+_convolution_outputs = functools.lru_cache(None)(footprint.convolution_outputs)

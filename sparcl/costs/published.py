@@ -84,7 +84,7 @@ class Figure:
     @property
     def resolution(self) -> float:
         """One unit of the last printed digit: 1e14 for ``2.5e15``, 0.01 for ``74.09``."""
-        return float(Decimal(1).scaleb(Decimal(self.text).as_tuple().exponent))
+        return float(Decimal(1).scaleb(int(Decimal(self.text).as_tuple().exponent)))
 
     def rounds_from(self, number: float) -> bool:
         """Whether ``number`` prints as this figure does when rounded to as many digits."""

@@ -11,20 +11,15 @@ weights that exist. The reference gradient is the term ``memory`` of TDM's and D
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparcl.learners.base import Replay, stream_loss
+from sparcl.cell import Cell
+from sparcl.components import Replay, Run, stream_loss
 from sparcl.learners.rehearsal import Rehearsal
 from sparcl.methods import learner
-
-if TYPE_CHECKING:
-    from sparcl.cell import Cell
-    from sparcl.protocol import Protocol
-    from sparcl.trainer import Run
+from sparcl.protocol import Protocol
 
 
 def project(gradients: dict[str, Tensor], reference: dict[str, Tensor], exist: dict[str, Tensor]) -> bool:

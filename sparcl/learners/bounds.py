@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sparcl.learners.base import Learner
+from sparcl.components import Learner
 from sparcl.methods import learner
 
 

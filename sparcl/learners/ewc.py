@@ -24,23 +24,19 @@ replayed samples; with ``implicit`` there is no such term, and they see the stre
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from sparcl.components import Parameter
-from sparcl.learners.base import Learner, Replay, stream_loss
+from sparcl.cell import Cell
+from sparcl.components import Learner, Replay, Run, stream_loss
+from sparcl.costs.ledger import Ledger
 from sparcl.methods import learner
-from sparcl.trainer import evaluation_mode
-
-if TYPE_CHECKING:
-    from sparcl.cell import Cell
-    from sparcl.costs.ledger import Ledger
-    from sparcl.models import Classifier
-    from sparcl.trainer import Run
+from sparcl.models import Classifier, evaluation_mode
+from sparcl.parameters import parameter
 
 LINE = "fisher"
 AT_ONCE = 2**25
@@ -92,12 +88,11 @@ class EWC(Learner):
     """
 
     family = "regularization"
-    parameters: ClassVar = {
-        "strength": Parameter(10.0, "lambda, the weight of the penalty", low=0),
-        "gamma": Parameter(1.0, "factor on the Fisher information so far when a task's is added", low=0, high=1),
-        "step": Parameter("explicit", "how the penalty acts: by its gradient, or by its proximal step",
-                          choices=("explicit", "implicit")),
-    }  # fmt: skip
+    strength: float = parameter(10.0, "lambda, the weight of the penalty", low=0)
+    gamma: float = parameter(1.0, "factor on the Fisher information so far when a task's is added", low=0, high=1)
+    step: str = parameter(
+        "explicit", "how the penalty acts: by its gradient, or by its proximal step", choices=("explicit", "implicit")
+    )
 
     def __init__(self, **values: Any):
         super().__init__(**values)

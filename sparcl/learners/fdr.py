@@ -11,23 +11,20 @@ in separate steps; here they are one loss. The published FLOPs charge two replay
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparcl.components import Parameter
+from sparcl.cell import Cell
+from sparcl.components import Batch, Replay, Run, stream_loss
+from sparcl.costs.ledger import Ledger
 from sparcl.learners import passes
-from sparcl.learners.base import Replay, stream_loss
 from sparcl.learners.rehearsal import Rehearsal
 from sparcl.methods import learner
-
-if TYPE_CHECKING:
-    from sparcl.cell import Cell
-    from sparcl.costs.ledger import Ledger
-    from sparcl.protocol import Protocol
-    from sparcl.trainer import Batch, Run
+from sparcl.parameters import parameter
+from sparcl.protocol import Protocol
 
 LINE = "memory_outputs"
 
@@ -52,8 +49,7 @@ class FDR(Rehearsal):
     """Function distance regularization; see the module's docstring."""
 
     published_replay_batches: ClassVar[int] = 2
-    modules = ("sparcl.learners.passes",)
-    parameters: ClassVar = {"alpha": Parameter(0.3, "weight of the function distance", low=0)}
+    alpha: float = parameter(0.3, "weight of the function distance", low=0)
 
     def replay(self, run: Run) -> list[Replay]:
         return [run.draw_replay()] if len(run.memory) else []

@@ -20,24 +20,21 @@ outputs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sparcl import streams
+from sparcl.cell import Cell
+from sparcl.components import Batch, Learner, Replay, Run
+from sparcl.costs.ledger import Ledger
 from sparcl.errors import UserError
 from sparcl.learners import passes
-from sparcl.learners.base import Learner, Replay
 from sparcl.methods import learner
-
-if TYPE_CHECKING:
-    from sparcl.cell import Cell
-    from sparcl.costs.ledger import Ledger
-    from sparcl.protocol import Protocol
-    from sparcl.streams import StreamInfo
-    from sparcl.trainer import Batch, Run
+from sparcl.protocol import Protocol
+from sparcl.streams import StreamInfo
 
 TARGETS, HERDING = "old_outputs", "herding"
 NEVER = 1e4
@@ -88,7 +85,6 @@ class ICaRL(Learner):
 
     uses_memory: ClassVar[bool] = True
     published_replay_batches: ClassVar[int] = 1
-    modules = ("sparcl.learners.passes",)
     refuses: ClassVar = {"data": "its exemplars are part of the pool that samples are removed from"}
 
     def __init__(self, **values: Any):

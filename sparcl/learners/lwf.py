@@ -15,21 +15,18 @@ Both parts come from one forward pass of the stream's batch and are one term for
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparcl.components import Parameter
+from sparcl.cell import Cell
+from sparcl.components import Learner, Replay, Run, stream_loss
+from sparcl.costs.ledger import Ledger
 from sparcl.learners import passes
-from sparcl.learners.base import Learner, Replay, stream_loss
 from sparcl.methods import learner
-
-if TYPE_CHECKING:
-    from sparcl.cell import Cell
-    from sparcl.costs.ledger import Ledger
-    from sparcl.trainer import Run
+from sparcl.parameters import parameter
 
 LINE = "old_outputs"
 
@@ -49,11 +46,8 @@ class LwF(Learner):
     """
 
     family = "regularization"
-    modules = ("sparcl.learners.passes",)
-    parameters: ClassVar = {
-        "alpha": Parameter(1.0, "weight of the distillation", low=0),
-        "temperature": Parameter(2.0, "temperature of the distillation", low=0.01),
-    }
+    alpha: float = parameter(1.0, "weight of the distillation", low=0)
+    temperature: float = parameter(2.0, "temperature of the distillation", low=0.01)
 
     def __init__(self, **values: Any):
         super().__init__(**values)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from sparcl.trainer import EVALUATION_BATCH, evaluation_mode
-
-if TYPE_CHECKING:
-    from sparcl.trainer import Run
+from sparcl.components import Run
+from sparcl.models import EVALUATION_BATCH, evaluation_mode
 
 
 @torch.no_grad()

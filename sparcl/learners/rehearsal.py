@@ -14,17 +14,12 @@ the memory's is over all classes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
-
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparcl.components import Parameter
-from sparcl.learners.base import Learner, Replay, stream_loss
+from sparcl.components import Learner, Replay, Run, stream_loss
 from sparcl.methods import learner
-
-if TYPE_CHECKING:
-    from sparcl.trainer import Run
+from sparcl.parameters import parameter
 
 
 class Rehearsal(Learner):
@@ -47,7 +42,7 @@ class Rehearsal(Learner):
 class ER(Rehearsal):
     """Experience replay: cross-entropy on one replayed batch."""
 
-    parameters: ClassVar = {"weight": Parameter(1.0, "weight of the replayed batch's cross-entropy", low=0)}
+    weight: float = parameter(1.0, "weight of the replayed batch's cross-entropy", low=0)
 
     def terms(
         self, run: Run, images: Tensor, labels: Tensor, replays: list[Replay]
@@ -64,7 +59,7 @@ class ER(Rehearsal):
 class DER(Rehearsal):
     """Dark experience replay: mean squared error to the logits stored at insertion."""
 
-    parameters: ClassVar = {"alpha": Parameter(0.3, "weight of the logits' mean squared error", low=0)}
+    alpha: float = parameter(0.3, "weight of the logits' mean squared error", low=0)
 
     def terms(
         self, run: Run, images: Tensor, labels: Tensor, replays: list[Replay]
@@ -82,10 +77,8 @@ class DERpp(Rehearsal):
     """Dark experience replay++: logits on one draw, labels on a second, independent draw."""
 
     replay_batches = 2
-    parameters: ClassVar = {
-        "alpha": Parameter(0.1, "weight of the logits' mean squared error", low=0),
-        "beta": Parameter(0.5, "weight of the replayed labels' cross-entropy", low=0),
-    }
+    alpha: float = parameter(0.1, "weight of the logits' mean squared error", low=0)
+    beta: float = parameter(0.5, "weight of the replayed labels' cross-entropy", low=0)
 
     def terms(
         self, run: Run, images: Tensor, labels: Tensor, replays: list[Replay]

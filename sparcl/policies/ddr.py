@@ -16,17 +16,16 @@ also the released code's choice.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sparcl import masks
-from sparcl.components import Clock, DataPolicy, Parameter
+from sparcl.components import Clock, DataPolicy, Run, accounting
+from sparcl.costs.convention import ramp_fraction
 from sparcl.methods import policy
-
-if TYPE_CHECKING:
-    from sparcl.trainer import Run
+from sparcl.parameters import parameter
 
 NEVER_LEARNED = 2**31 - 1
 
@@ -35,14 +34,12 @@ NEVER_LEARNED = 2**31 - 1
 class DDR(DataPolicy):
     """Dynamic data removal; see the module's docstring for the rule and its source."""
 
-    parameters: ClassVar = {
-        "proportion": Parameter(0.3, "share of a task's training set that is removed in all", low=0, high=0.99),
-        "cutoff": Parameter(4, "stages at whose end samples are removed", low=1),
-        "interval": Parameter(5, "epochs of a stage", low=1),
-        "criterion": Parameter("misclassification", "what is counted", choices=("misclassification", "forgetting")),
-        "replays_removed": Parameter(False, "replay removed samples that the memory holds within their task too"),
-        "prediction": Parameter("task", "classes among which a prediction is made", choices=("task", "all")),
-    }
+    proportion: float = parameter(0.3, "share of a task's training set that is removed in all", low=0, high=0.99)
+    cutoff: int = parameter(4, "stages at whose end samples are removed", low=1)
+    interval: int = parameter(5, "epochs of a stage", low=1)
+    criterion: str = parameter("misclassification", "what is counted", choices=("misclassification", "forgetting"))
+    replays_removed: bool = parameter(False, "replay removed samples that the memory holds within their task too")
+    prediction: str = parameter("task", "classes among which a prediction is made", choices=("task", "all"))
 
     def __init__(self, **values: Any):
         super().__init__(**values)
@@ -57,6 +54,10 @@ class DDR(DataPolicy):
         if rest or clock.epoch + 1 >= clock.epochs:
             return 0
         return self.removed_after(size, done) - self.removed_after(size, done - 1)
+
+    @accounting
+    def published_fraction(self, epochs: int) -> float:
+        return ramp_fraction(self.proportion, self.cutoff * self.interval, epochs)
 
     def begin_task(self, run: Run) -> None:
         self._reset(run.pool_size, run.device)

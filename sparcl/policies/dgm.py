@@ -14,18 +14,16 @@ code does.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sparcl import masks
-from sparcl.components import Clock, GradientPolicy, Parameter
+from sparcl.components import Clock, Density, GradientPolicy, Run, accounting
+from sparcl.masks import MaskSet
 from sparcl.methods import policy
-
-if TYPE_CHECKING:
-    from sparcl.masks import MaskSet
-    from sparcl.trainer import Run
+from sparcl.parameters import parameter
 
 
 def importance(current: Tensor | None, memory: Tensor | None, alpha: float, beta: float) -> Tensor:
@@ -38,15 +36,20 @@ def importance(current: Tensor | None, memory: Tensor | None, alpha: float, beta
 class DGM(GradientPolicy):
     """Dynamic gradient masking; see the module's docstring for the rule and its source."""
 
-    parameters: ClassVar = {
-        "alpha": Parameter(0.5, "coefficient of the current task's gradient", low=0),
-        "beta": Parameter(1.0, "coefficient of the memory's gradient", low=0),
-        "sparsity": Parameter(None, "share of a layer's weights that receive no gradient; by default 1 - 0.8 (1 - s)",
-                              low=0, high=1, optional=True),
-        "refresh": Parameter(30, "steps between refreshes, counted from the start of each epoch", low=1),
-        "importance": Parameter("two-term", "the paper's two terms or the code's merged one",
-                                choices=("two-term", "merged")),
-    }  # fmt: skip
+    by_term = True
+    alpha: float = parameter(0.5, "coefficient of the current task's gradient", low=0)
+    beta: float = parameter(1.0, "coefficient of the memory's gradient", low=0)
+    sparsity: float | None = parameter(
+        None,
+        "share of a layer's weights that receive no gradient; by default 1 - 0.8 (1 - s)",
+        low=0,
+        high=1,
+        optional=True,
+    )
+    refresh: int = parameter(30, "steps between refreshes, counted from the start of each epoch", low=1)
+    importance: str = parameter(
+        "two-term", "the paper's two terms or the code's merged one", choices=("two-term", "merged")
+    )
 
     @classmethod
     def resolve(cls, values: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,16 +63,15 @@ class DGM(GradientPolicy):
                 f"dgm.sparsity: expected at least the cell's sparsity {fields['sparsity']:g} "
                 f"(it counts the weights that do not exist), got {self.sparsity:g}"
             )
+        if fields["protocol.momentum"]:
+            return "protocol.momentum: dgm needs 0 (momentum would move weights whose gradient is masked)"
         return None
 
-    def planned_refresh(self, clock: Clock) -> bool:
-        return clock.step % self.refresh == 0
-
-    def wants_terms(self, run: Run) -> bool:
-        return self.planned_refresh(run.clock)
+    def gradients_wanted(self, sparsity: float, clock: Clock) -> dict[str, Density]:
+        return {"gradient_refresh": "weights"} if clock.step % self.refresh == 0 else {}
 
     def on_gradients(self, run: Run) -> None:
-        if not self.wants_terms(run):
+        if not self.gradients_wanted(run.cell.sparsity, run.clock):
             return
         chosen = {}
         for name, exists in run.masks.weight.items():
@@ -78,7 +80,6 @@ class DGM(GradientPolicy):
             chosen[name] = masks.top_k(score, count, run.generator("gradient-mask"), among=exists)
         run.masks.restrict_gradients(chosen)
         run.note_gradients()
-        run.pay_gradients("gradient_refresh", at="weights")
 
     def _importance(self, gradients: Mapping[str, Tensor]) -> Tensor:
         if self.importance == "merged":
@@ -90,3 +91,8 @@ class DGM(GradientPolicy):
             name: min(weights[name], masks.keep_count(parameter.numel(), self.sparsity))
             for name, parameter in masks_.parameters.items()
         }
+
+    @accounting
+    def published_sparsity(self, sparsity: float) -> float:
+        assert self.sparsity is not None
+        return self.sparsity

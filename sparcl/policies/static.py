@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
-
 from sparcl import masks
-from sparcl.components import Clock, Parameter, SparsityPolicy
+from sparcl.components import Clock, Run, SparsityPolicy
+from sparcl.masks import MaskSet
 from sparcl.methods import policy
+from sparcl.parameters import parameter
 
-if TYPE_CHECKING:
-    from sparcl.masks import MaskSet
-    from sparcl.trainer import Run
-
-DISTRIBUTION = Parameter("uniform", "share of the weights per layer", choices=("uniform", "erk"))
+DISTRIBUTION = parameter("uniform", "share of the weights per layer", choices=("uniform", "erk"))
 
 
 def initial_masks(run: Run, init: str, distribution: str) -> None:
@@ -26,10 +22,8 @@ def initial_masks(run: Run, init: str, distribution: str) -> None:
 class Static(SparsityPolicy):
     """A fixed mask: the control. Nothing is ever pruned or grown after the initialization."""
 
-    parameters: ClassVar = {
-        "init": Parameter("random", "which weights exist", choices=("random", "magnitude")),
-        "distribution": DISTRIBUTION,
-    }
+    init: str = parameter("random", "which weights exist", choices=("random", "magnitude"))
+    distribution: str = DISTRIBUTION
 
     def start(self, run: Run) -> None:
         initial_masks(run, self.init, self.distribution)

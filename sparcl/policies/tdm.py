@@ -23,19 +23,17 @@ density; a random one is the default, since magnitudes of random weights say not
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sparcl import masks
-from sparcl.components import Clock, Parameter, SparsityPolicy
+from sparcl.components import Clock, Density, Run, SparsityPolicy
+from sparcl.masks import MaskSet
 from sparcl.methods import policy
+from sparcl.parameters import parameter
 from sparcl.policies.static import DISTRIBUTION, initial_masks
-
-if TYPE_CHECKING:
-    from sparcl.masks import MaskSet
-    from sparcl.trainer import Run
 
 
 def importance(weight: Tensor, current: Tensor | None, memory: Tensor | None, alpha: float, beta: float) -> Tensor:
@@ -53,20 +51,19 @@ class TDM(SparsityPolicy):
     """Task-aware dynamic masking; see the module's docstring for the rule and its source."""
 
     family = "sparcl"
-    modules = ("sparcl.policies.static",)
-    parameters: ClassVar = {
-        "alpha": Parameter(0.5, "coefficient of the current task's gradient", low=0),
-        "beta": Parameter(1.0, "coefficient of the memory's gradient", low=0),
-        "p_inter": Parameter(0.01, "share of a layer's weights that a new task adds", low=0, high=1),
-        "p_intra": Parameter(0.005, "share of a layer's weights replaced at each update", low=0, high=1),
-        "interval": Parameter(5, "epochs between updates", low=1),
-        "batches": Parameter(1, "training steps whose gradients enter the importance", low=1),
-        "importance": Parameter("two-term", "the paper's two terms or the code's merged one",
-                                choices=("two-term", "merged")),
-        "schedule": Parameter("paper", "the paper's schedule or the released code's", choices=("paper", "released")),
-        "init": Parameter("random", "initial mask", choices=("random", "magnitude")),
-        "distribution": DISTRIBUTION,
-    }  # fmt: skip
+    by_term = True
+    alpha: float = parameter(0.5, "coefficient of the current task's gradient", low=0)
+    beta: float = parameter(1.0, "coefficient of the memory's gradient", low=0)
+    p_inter: float = parameter(0.01, "share of a layer's weights that a new task adds", low=0, high=1)
+    p_intra: float = parameter(0.005, "share of a layer's weights replaced at each update", low=0, high=1)
+    interval: int = parameter(5, "epochs between updates", low=1)
+    batches: int = parameter(1, "training steps whose gradients enter the importance", low=1)
+    importance: str = parameter(
+        "two-term", "the paper's two terms or the code's merged one", choices=("two-term", "merged")
+    )
+    schedule: str = parameter("paper", "the paper's schedule or the released code's", choices=("paper", "released"))
+    init: str = parameter("random", "initial mask", choices=("random", "magnitude"))
+    distribution: str = DISTRIBUTION
 
     def __init__(self, **values: Any):
         super().__init__(**values)
@@ -106,17 +103,16 @@ class TDM(SparsityPolicy):
             self._update(run, *update)
         self._forget()
 
-    def wants_terms(self, run: Run) -> bool:
-        return self.planned_importance(run.cell.sparsity, run.clock)
+    def gradients_wanted(self, sparsity: float, clock: Clock) -> dict[str, Density]:
+        return {"importance": "weights"} if self._ranks(sparsity, clock) else {}
 
     def on_gradients(self, run: Run) -> bool:
-        if self.wants_terms(run):
+        if self._ranks(run.cell.sparsity, run.clock):
             for term, gradients in run.term_gradients.items():
                 sums = self._sums.setdefault(term, {n: torch.zeros_like(g) for n, g in gradients.items()})
                 for name, gradient in gradients.items():
                     sums[name] += gradient
             self._batches += 1
-            run.pay_gradients("importance", at="weights")
         return True
 
     def end_task(self, run: Run) -> None:
@@ -166,8 +162,8 @@ class TDM(SparsityPolicy):
         in_force = self.sparsity_at(clock.task, clock.epoch, clock.epochs, sparsity)
         return masks.allocate(masks_.shapes, in_force, self.distribution)
 
-    def planned_importance(self, sparsity: float, clock: Clock) -> bool:
-        """Return whether the step at ``clock`` needs every existing weight's gradient for the importance."""
+    def _ranks(self, sparsity: float, clock: Clock) -> bool:
+        """Return whether the gradients of the step at ``clock`` enter the importance of the next update."""
         if sparsity == 0 or clock.steps - clock.step > self.batches:
             return False
         if clock.epoch + 1 == clock.epochs:

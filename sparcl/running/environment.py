@@ -19,8 +19,9 @@ def prepare(cell: Cell, threads: int = 1) -> None:
     """Set the process up for a repeatable run: threads, deterministic kernels, precision of matrix products."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.set_deterministic_debug_mode("error")  # torch.use_deterministic_algorithms would import the compiler
+    deterministic: Any = torch.utils.deterministic
+    deterministic.fill_uninitialized_memory = False
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = cell.precision == "tf32"
 

@@ -1,13 +1,16 @@
 """What determines a result: the cell, the code that computes it, the libraries' versions, and a folder's images.
 
-The code digest covers the modules that the cell's computation runs through, and no others: a changed baseline changes
-the identity of its own cells only. It is taken over the syntax tree without docstrings, so that comments, docstrings
-and formatting may change freely.
+The code is what the run imports: the modules that the trainer, the method's components and the stream reach by import
+statements, and no others, so that a changed baseline changes the identity of its own cells only. Modules that only
+check, count or register are left out (:data:`NEUTRAL`). The digest is taken over the syntax tree without docstrings and
+without hooks that only count (:func:`sparcl.components.accounting`), so that comments, docstrings, formatting, metrics
+and published conventions may change freely.
 """
 
 from __future__ import annotations
 
 import ast
+import copy
 import functools
 import hashlib
 import importlib.metadata
@@ -16,43 +19,115 @@ import json
 import platform
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from sparcl.cell import Cell
+from sparcl import methods, streams
+from sparcl.cell import Cell
 
-CORE = (
-    "sparcl.components", "sparcl.costs.footprint", "sparcl.costs.ledger", "sparcl.costs.planning",
-    "sparcl.learners.base", "sparcl.masks", "sparcl.memory", "sparcl.metrics", "sparcl.models", "sparcl.protocol",
-    "sparcl.seeding", "sparcl.trainer",
-)  # fmt: skip
+TRAINER = "sparcl.trainer"
+NEUTRAL = {
+    "sparcl.cell": "a value, which the identity holds itself",
+    "sparcl.costs.convention": "published counts of FLOPs",
+    "sparcl.errors": "messages",
+    "sparcl.methods": "the registry; what it gives is the components",
+    "sparcl.parameters": "declares and checks what the cell holds resolved",
+    "sparcl.streams": "modules of one stream are named by sparcl.streams.modules",
+}
+"""Modules that a run imports and whose code does not change what it does, each with the reason."""
 LIBRARIES = ("torch", "torchvision", "numpy")
 
 
 def modules_of(cell: Cell) -> list[str]:
     """Return the modules whose code determines the cell's result."""
-    from sparcl import methods, streams
+    return list(_modules_of(cell.method, cell.stream))
 
-    return sorted({*CORE, *methods.get(cell.method).modules(), *streams.modules(cell.stream)})
+
+@functools.cache
+def _modules_of(method: str, stream: str) -> tuple[str, ...]:
+    components = methods.get(method).components
+    return tuple(sorted(reached([TRAINER, *(c.__module__ for c in components)]) | set(streams.modules(stream))))
+
+
+def reached(starts: Iterable[str]) -> set[str]:
+    """Return ``starts`` and every module that they reach by imports within their own packages."""
+    found: set[str] = set()
+    waiting = list(starts)
+    while waiting:
+        name = waiting.pop()
+        if name in found or name in NEUTRAL or name.startswith("sparcl.streams."):
+            continue
+        found.add(name)
+        waiting += imported(name)
+    return found
+
+
+@functools.cache
+def imported(name: str) -> tuple[str, ...]:
+    """Return the modules of sparcl, and of the package of ``name``, that the module ``name`` imports anywhere."""
+    tree = _tree(name)
+    wanted: set[str] = set()
+    for node in ast.walk(tree) if tree is not None else ():
+        if isinstance(node, ast.Import):
+            wanted |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), _package(name))
+            parts = {f"{base}.{alias.name}" for alias in node.names}
+            wanted |= {part for part in parts if _file(part)}
+            if not all(_file(part) for part in parts):
+                wanted.add(base)
+    own = {"sparcl", name.partition(".")[0]}
+    return tuple(sorted(w for w in wanted if w.partition(".")[0] in own and _file(w)))
+
+
+def _package(name: str) -> str:
+    file = _file(name)
+    return name if file is not None and file.name == "__init__.py" else name.rpartition(".")[0]
+
+
+@functools.cache
+def _file(name: str) -> Path | None:
+    """Return the file of a module of Python code, or None where there is none."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, AttributeError, ValueError):
+        return None
+    return None if spec is None or spec.origin is None or spec.origin == "built-in" else Path(spec.origin)
+
+
+@functools.cache
+def _tree(name: str) -> ast.Module | None:
+    file = _file(name)
+    if file is None:
+        raise ModuleNotFoundError(name)
+    try:
+        return ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):
+        return None
 
 
 @functools.cache
 def module_digest(name: str) -> str:
-    """Return the SHA-256 of a module's syntax tree without docstrings, or of its bytes where it has no source."""
-    spec = importlib.util.find_spec(name)
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(name)
-    source = Path(spec.origin).read_bytes()
-    try:
-        tree = ast.parse(source)
-    except SyntaxError:
-        return hashlib.sha256(source).hexdigest()
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        is_scope = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
-        if is_scope and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
-            del body[0]  # a docstring that is added changes no more than one that is reworded
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    """Return the SHA-256 of what a module does, or of its bytes where it has no source."""
+    tree = _tree(name)
+    if tree is None:
+        file = _file(name)
+        assert file is not None
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    return hashlib.sha256(ast.dump(_Essence().visit(copy.deepcopy(tree))).encode()).hexdigest()
+
+
+class _Essence(ast.NodeTransformer):
+    """Leaves of a syntax tree what a run does: no docstrings, no functions that only count."""
+
+    def visit_body(self, node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST | None:
+        decorators = {getattr(d, "id", None) for d in getattr(node, "decorator_list", ())}
+        if "accounting" in decorators:
+            return None
+        first = node.body[0] if node.body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+            del node.body[0]  # a docstring that is added changes no more than one that is reworded
+        return self.generic_visit(node)
+
+    visit_Module = visit_ClassDef = visit_FunctionDef = visit_AsyncFunctionDef = visit_body
 
 
 def code_digest(modules: Iterable[str]) -> str:
@@ -68,10 +143,16 @@ def versions() -> dict[str, str]:
     return {"python": ".".join(platform.python_version_tuple()[:2])} | found
 
 
+def code_of(cell: Cell) -> str:
+    """Return the digest of the code that determines the cell's result."""
+    return _digest_of(_modules_of(cell.method, cell.stream))
+
+
+_digest_of = functools.cache(code_digest)
+
+
 def contents(cell: Cell) -> str | None:
     """Return the mark of the files of the cell's data set, where users make it (:func:`sparcl.streams.contents`)."""
-    from sparcl import streams
-
     return streams.contents(cell.stream, dict(cell.stream_options))
 
 
@@ -81,7 +162,7 @@ def identity(cell: Cell, files: Callable[[Cell], str | None] = contents) -> str:
     Args:
         files: returns the mark of the cell's files; a plan asks once for all its cells.
     """
-    content = {"cell": cell.as_dict(), "code": code_digest(modules_of(cell)), "versions": versions()}
+    content = {"cell": cell.as_dict(), "code": code_of(cell), "versions": versions()}
     mark = files(cell)
     if mark is not None:
         content["files"] = mark

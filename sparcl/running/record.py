@@ -25,6 +25,8 @@ Matrix = list[list[float | None]]
 
 
 class Untrained(TypedDict):
+    """Accuracy in percent on every task before any training."""
+
     class_il: list[float | None]
     task_il: list[float | None]
 
@@ -68,11 +70,15 @@ class MaskUpdate(TypedDict):
 
 
 class Masks(TypedDict):
+    """The masks at the end of the run, by layer, and every update on the way."""
+
     layers: dict[str, MaskedLayer]
     history: list[MaskUpdate]
 
 
 class Removal(TypedDict):
+    """Samples of a task removed at the end of an epoch, and how many remain."""
+
     epoch: int
     removed: int
     remaining: int
@@ -93,6 +99,8 @@ class HeldBytes(TypedDict):
 
 
 class Results(TypedDict):
+    """What came out; FLOPs, percent and bytes as the parts say."""
+
     accuracy: Accuracy
     executed: Executed
     masks: Masks
@@ -102,24 +110,32 @@ class Results(TypedDict):
 
 
 class Place(TypedDict):
+    """A step of the run, all counts from 0."""
+
     task: int
     epoch: int
     step: int
 
 
 class Provenance(TypedDict):
+    """SHA-256 of the code and of the images, and the versions of the libraries."""
+
     code: str
     data: str
     versions: dict[str, str]
 
 
 class Hardware(TypedDict):
+    """Names, and the cores that the run could use."""
+
     cpu: str
     cores: int
     gpu: str | None
 
 
 class Git(TypedDict):
+    """Revision of the checkout, and whether it had local changes; None outside of one."""
+
     revision: str | None
     dirty: bool | None
 

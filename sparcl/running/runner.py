@@ -11,17 +11,20 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sparcl import methods, metrics, streams
+from torch import Tensor
+
+from sparcl import streams
 from sparcl.cell import Cell
-from sparcl.costs import footprint
-from sparcl.costs.planning import dense_ledger, paper_ledger
+from sparcl.components import Clock
 from sparcl.errors import RunError, UserError, one_line
 from sparcl.files import atomic
 from sparcl.running import checkpoint, environment, identity, record
-from sparcl.trainer import Interrupted, Run, train
+from sparcl.running.record import Record
+from sparcl.trainer import Diverged, Interrupted, Run, train
 
 RECORD, FAILED, CHECKPOINT = "record.json", "failed.json", "checkpoint"
 CHECKPOINT_SECONDS = 60.0
@@ -53,6 +56,7 @@ def run_cell(
     cell: Cell,
     results: Path,
     *,
+    planned: str | None = None,
     data_root: str | Path | None = None,
     threads: int = 1,
     force: bool = False,
@@ -60,20 +64,29 @@ def run_cell(
     watch: Callable[[Run], None] = lambda run: None,
     watch_task: Callable[[Run], None] = lambda run: None,
     stop: Callable[[], bool] = lambda: False,
-) -> dict[str, Any]:
+) -> Record:
     """Run ``cell`` and write its record below ``results``; return the record.
+
+    ``planned`` is the identity that the cell was planned with: another one here is refused before anything runs. A loss
+    that is no finite number any more is a result: the record says ``diverged`` and where.
 
     A finished record of the same cell, code, library versions and data is returned as it is. An interrupted run
     continues from its checkpoint, bit for bit. ``stop`` is asked after every step; once it says yes the run leaves a
     checkpoint and raises Interrupted. Of two processes that are to run the same cell one runs it and the other waits.
 
     Raises:
-        UserError: bad data, a record of something else in the way, a damaged checkpoint, an unwritable folder.
+        UserError: bad data, code or data that changed since planning, a record of something else in the way, a damaged
+            checkpoint, an unwritable folder.
         RunError: the run could not be finished; ``failed.json`` beside the record says why and where.
         Interrupted: stopped on request.
     """
     folder = folder_of(cell, results)
     wanted = identity.identity(cell)
+    if planned is not None and planned != wanted:
+        raise UserError(
+            f"{cell.path}: code, library versions or data have changed since the cell was planned "
+            f"(identity {wanted[:12]}, planned {planned[:12]}); start the run again"
+        )
     earlier = None if force else _finished(folder / RECORD, cell, wanted)
     environment.prepare(cell, threads)
     stream = streams.load(cell.stream, data_root, dict(cell.stream_options))
@@ -90,7 +103,7 @@ def run_cell(
     return earlier
 
 
-def _finished(target: Path, cell: Cell, wanted: str) -> dict[str, Any] | None:
+def _finished(target: Path, cell: Cell, wanted: str) -> Record | None:
     """Return the record at ``target``, or None where there is none; refuse one of another identity."""
     if not target.exists():
         return None
@@ -155,7 +168,7 @@ def _run(
     watch: Callable[[Run], None],
     watch_task: Callable[[Run], None],
     stop: Callable[[], bool],
-) -> dict[str, Any]:
+) -> Record:
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     clock = time.perf_counter()
     target, saved, key = folder / RECORD, folder / CHECKPOINT / "state.ckpt", checkpoint_key(wanted, stream.digest)
@@ -184,13 +197,19 @@ def _run(
     try:
         with contextlib.suppress(OSError):
             (folder / FAILED).unlink(missing_ok=True)
-        train(run, after_step, watch_task)
-        _check_weights(run)
+        diverged = None
+        try:
+            train(run, after_step, watch_task)
+            _check_weights(run)
+        except Diverged as found:
+            diverged = found
+            print(f"diverged: {found}")
+        seconds = time.perf_counter() - clock
+        complete = record.write(target, _record(run, wanted, diverged, started, seconds, threads))
     except RunError as error:
         with contextlib.suppress(RunError, UserError):  # where the disk is full, that is what must be told
             atomic.write_text(folder / FAILED, json.dumps(_failure(run, error), indent=1) + "\n")
         raise
-    complete = record.write(target, _record(run, wanted, started, time.perf_counter() - clock, threads))
     shutil.rmtree(saved.parent, ignore_errors=True)
     return complete
 
@@ -211,76 +230,60 @@ def _continue(run: Run, saved: Path, state: Mapping[str, Any]) -> None:
 
 def _check_weights(run: Run) -> None:
     """Refuse weights that the last step, whose loss nobody looks at any more, left not finite."""
+    last = replace(run.clock, task=run.phases[-1].index, epoch=run.cell.epochs - 1, step=run.clock.steps - 1)
     for name, value in run.model.state_dict().items():
         if not bool(value.isfinite().all()):
-            raise RunError(f"{run.cell.path}: {name} is not finite after the last step")
+            raise Diverged(name, last)
 
 
 def _failure(run: Run, error: Exception) -> dict[str, Any]:
     """Return what helps to look into a failed run: where it stopped, its cell, its losses and masks so far."""
-    clock = run.clock
     return {
         "error": str(error),
-        "at": {"task": clock.task, "epoch": clock.epoch, "step": clock.step},
+        "at": _at(run.clock),
         "cell": run.cell.as_dict(),
         "losses": run.losses,
         "mask_history": run.mask_history[-20:],
-        "weights": {
-            name: {"finite": bool(p.isfinite().all()), "largest": repr(float(p.detach().abs().max()))}
-            for name, p in run.model.named_parameters()
-        },
     }
 
 
-def _record(run: Run, wanted: str, started: str, seconds: float, threads: int) -> dict[str, Any]:
-    cell, info, method = run.cell, run.info, methods.get(run.cell.method)
+def _at(clock: Clock) -> dict[str, int]:
+    return {"task": clock.task, "epoch": clock.epoch, "step": clock.step}
+
+
+def _record(
+    run: Run, wanted: str, diverged: Diverged | None, started: str, seconds: float, threads: int
+) -> dict[str, Any]:
+    """Return what only the run can know; what follows from the settings stands in the plan."""
+    cell = run.cell
     run.sync_ledger()
-    lines = run.ledger.as_record()
-    costs = run.ledger.costs
+    weights, learning = run.masks.counts(), run.masks.gradient_counts()
+    states = [run.learner.state(), *(policy.state() for policy in run.policies), list(run.optimizer.momenta.values())]
     return {
         "schema": record.SCHEMA,
         "identity": wanted,
         "cell": cell.as_dict(),
-        "variant": cell.variant,
-        "method": {
-            "label": method.label,
-            "family": method.family,
-            "learner": method.learner,
-            "policies": {kind: method.policies.get(kind) for kind in methods.KINDS},
-            "task_il_only": run.task_il_only,
-        },
-        "stream": {
-            "label": info.label,
-            "tasks": info.tasks,
-            "classes": [list(task.classes) for task in run.stream.tasks],
-            "train_sizes": [len(task.train_index) for task in run.stream.tasks],
-            "test_sizes": [len(task.test_index) for task in run.stream.tasks],
-            "shape": list(info.shape),
-        },
+        "status": "done" if diverged is None else "diverged",
+        "diverged": None if diverged is None else _at(diverged.clock),
         "results": {
             "accuracy": {**run.accuracy, "untrained": run.untrained},
-            "metrics": metrics.summary(run.accuracy["class_il"], run.accuracy["task_il"], run.untrained["task_il"]),
-            "flops": {
-                "executed": lines,
-                "paper": paper_ledger(cell, info, costs),
-                "dense": dense_ledger(cell, info, costs),
-            },
-            "memory": {
-                "suite": footprint.suite_of(run),
-                "paper": footprint.paper_of(run),
-            },
+            "executed": run.ledger.as_record(),
             "masks": {
                 "layers": {
-                    name: {"size": parameter.numel(), "weights": run.masks.counts()[name]}
+                    name: {"size": parameter.numel(), "weights": weights[name], "learning": learning[name]}
                     for name, parameter in run.masks.parameters.items()
                 },
                 "history": run.mask_history,
             },
             "data": {"removed": run.removed, "presented": run.presented},
             "losses": run.losses,
+            "held_bytes": {
+                "memory": tensor_bytes(run.memory.state()),
+                "state": tensor_bytes(states) + run.learner.held_bytes(run),
+            },
         },
         "provenance": {
-            "code": identity.code_digest(identity.modules_of(cell)),
+            "code": identity.code_of(cell),
             "data": run.stream.digest,
             "versions": identity.versions(),
         },
@@ -296,3 +299,14 @@ def _record(run: Run, wanted: str, started: str, seconds: float, threads: int) -
             "git": environment.git(),
         },
     }
+
+
+def tensor_bytes(state: Any) -> int:
+    """Return the bytes of all tensors in nested mappings and sequences."""
+    if isinstance(state, Tensor):
+        return state.numel() * state.element_size()
+    if isinstance(state, Mapping):
+        return sum(tensor_bytes(value) for value in state.values())
+    if isinstance(state, list | tuple):
+        return sum(tensor_bytes(value) for value in state)
+    return 0

@@ -41,7 +41,7 @@ from sparcl.streams.options import parse
 from sparcl.streams.source import data_root, find, names
 from sparcl.streams.stream import Stream, StreamInfo, Task
 
-__all__ = ["Stream", "StreamInfo", "Task", "data_root", "describe", "load", "modules", "names"]
+__all__ = ["Stream", "StreamInfo", "Task", "data_root", "describe", "load", "modules", "names", "protocol"]
 
 
 def describe(name: str, options: Mapping[str, Any] | None = None) -> StreamInfo:
@@ -72,6 +72,11 @@ def contents(name: str, options: Mapping[str, Any] | None = None) -> str | None:
     """
     source = find(name)
     return source.contents(parse(source, options))
+
+
+def protocol(name: str) -> Mapping[str, Any]:
+    """Return the protocol that a stream's source defines itself; empty for the streams of this package."""
+    return find(name).protocol
 
 
 def load(name: str, root: str | Path | None = None, options: Mapping[str, Any] | None = None) -> Stream:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -56,11 +56,14 @@ class Source:
         version: to be raised when ``read`` changes what it gives for the same files; caches are then made
             anew.
         extra_options: option names beside those that every stream has.
+        protocol: model, width, epochs, batch_size and learning_rate of a stream that is not of this package; those of
+            this package stand in ``sparcl/data/hyperparameters.yaml``.
     """
 
     name: str = ""
     version: int = 1
     extra_options: tuple[str, ...] = ()
+    protocol: ClassVar[Mapping[str, Any]] = {}
 
     def facts(self, options: Mapping[str, Any]) -> Facts:
         """Return the data set's facts without reading an image, after checking ``extra_options``."""

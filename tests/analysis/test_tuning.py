@@ -16,7 +16,7 @@ from factory import plan as planned
 
 from analysis import __main__ as cli
 from analysis import tuning
-from sparcl import cell, matrix
+from sparcl import matrix, resolve
 from sparcl.errors import UserError
 
 SEARCH = {
@@ -123,12 +123,12 @@ def test_best_mean_is_chosen_with_its_evidence(finished) -> None:
     assert found["search"]["planned"] == 18
     assert found["search"]["validation"] == 0.2
 
-    made = cell.make("split-digits", "derpp", 0.0, 50, hyperparameters=plan.parent / "tuned.yaml")
+    made = resolve.make("split-digits", "derpp", 0.0, 50, hyperparameters=plan.parent / "tuned.yaml")
     assert (made.params["derpp.alpha"], made.params["derpp.beta"]) == (0.1, 1.0)
     assert made.path == "split-digits/derpp/s0.00/b50/derpp.beta=1/seed0"
     for method, sparsity, buffer in (("er", 0.0, 50), ("sparcl-derpp", 0.75, 50), ("derpp", 0.0, 100)):
-        tuned = cell.make("split-digits", method, sparsity, buffer, hyperparameters=plan.parent / "tuned.yaml")
-        assert tuned == cell.make("split-digits", method, sparsity, buffer)
+        tuned = resolve.make("split-digits", method, sparsity, buffer, hyperparameters=plan.parent / "tuned.yaml")
+        assert tuned == resolve.make("split-digits", method, sparsity, buffer)
 
 
 def test_table_holds_every_point(finished) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sparcl import cell
+from sparcl import resolve
 from sparcl.errors import UserError
 
 
@@ -51,4 +51,4 @@ def test_warmup_of_all_epochs_prunes_before_the_first_evaluation(small_cell, run
 
 def test_a_warmup_longer_than_the_task_is_refused() -> None:
     with pytest.raises(UserError, match=r"magnitude\.warmup: expected at most the 2 epochs of the first task, got 3"):
-        cell.make("split-digits", "magnitude-er", 0.5, 20, epochs=2, params={"magnitude.warmup": 3})
+        resolve.make("split-digits", "magnitude-er", 0.5, 20, epochs=2, params={"magnitude.warmup": 3})

@@ -45,13 +45,14 @@ def test_one_update_by_hand(toy_run) -> None:
     weights = torch.tensor([0.1, -0.2, 0.9, -0.8, 0, 0, 0])
     mask = torch.tensor([True, True, True, True, False, False, False])
     gradients = torch.tensor([0.0, -5.0, 9.0, 9.0, 0.1, 6.0, -4.0])
-    run, proceed = updated(toy_run, RigL(alpha=1.0, interval=3, end=0.75), weights, mask, gradients,
-                           task_step=3, task_steps=8)  # fmt: skip
+    rigl = RigL(alpha=1.0, interval=3, end=0.75)
+    run, proceed = updated(toy_run, rigl, weights, mask, gradients, task_step=3, task_steps=8)
+    assert rigl.gradients_wanted(0.5, run.clock) == {"dense_gradient": "dense"}
+    assert rigl.gradients_wanted(0.0, run.clock) == rigl.gradients_wanted(0.5, Clock(task_step=4, task_steps=8)) == {}
     assert proceed is False
     assert run.masks.weight["a"].tolist() == [False, True, True, True, False, True, False]
     assert run.masks.parameters["a"].tolist() == pytest.approx([0, 0, 0.9, -0.8, 0, 0, 0])
     assert run.updates == [(2, 2)]
-    assert run.paid == [("dense_gradient", "dense")]
 
 
 def test_returning_weights_may_keep_their_value(toy_run) -> None:
@@ -118,15 +119,15 @@ def test_a_run_updates_as_the_paper_says(learner: str, growth: str, small_cell, 
     before: dict[str, torch.Tensor] = {}
     independent: dict[str, torch.Tensor] = {}
     checked = 0
-    original = trainer.backward
+    original = trainer.Run.backward
 
-    def watched(run, batch, replays, per_term):
+    def watched(run, batch, replays, by_term=False):
         before.update({n: p.detach().clone() for n, p in run.model.named_parameters()})
         before.update({f"mask {n}": m.clone() for n, m in run.masks.weight.items()})
         terms = float64.gradients(run, batch, replays)
         wanted = terms if growth == "loss" else {"stream": terms["stream"]}
         independent.update({n: sum(term[n] for term in wanted.values()) for n in run.masks.names})
-        return original(run, batch, replays, per_term)
+        return original(run, batch, replays, by_term)
 
     def after(run) -> None:
         nonlocal checked
@@ -144,7 +145,7 @@ def test_a_run_updates_as_the_paper_says(learner: str, growth: str, small_cell, 
             expected = brute_force(before[name].flatten().tolist(), old.flatten().tolist(),
                                    independent[name].flatten().tolist(), count)  # fmt: skip
             assert new.flatten().tolist() == expected, name
-            weight, momentum = parameter.detach(), run.optimizer.state[parameter]["momentum_buffer"]
+            weight, momentum = parameter.detach(), run.optimizer.momenta[parameter]
             dropped = torch.tensor(brute_force(before[name].flatten().tolist(), old.flatten().tolist(),
                                                [0.0] * old.numel(), count))  # fmt: skip
             assert dropped.sum() == old.sum()
@@ -154,7 +155,7 @@ def test_a_run_updates_as_the_paper_says(learner: str, growth: str, small_cell, 
             assert (weight[~kept] == 0).all()
             assert (momentum[~kept] == 0).all()
 
-    monkeypatch.setattr(trainer, "backward", watched)
+    monkeypatch.setattr(trainer.Run, "backward", watched)
     run_steps(chosen, 20, after, prepare=float64.compute_in)
     assert checked == 4
 
@@ -163,7 +164,7 @@ def test_at_sparsity_0_it_is_dense_training(small_cell, run_steps) -> None:
     chosen = small_cell("rigl-er", sparsity=0.0, params={"rigl.interval": 3})
     sparse, dense = run_steps(chosen), run_steps(small_cell("er"))
     assert sparse.accuracy == dense.accuracy
-    assert sparse.ledger.as_record() == dense.ledger.as_record() == planning.planned(chosen).executed
+    assert sparse.ledger.as_record() == dense.ledger.as_record() == planning.executed(chosen)[0]
 
 
 def test_erk_counts(small_cell, run_steps) -> None:

@@ -92,7 +92,7 @@ def test_a_run_keeps_its_counts_and_takes_its_steps(small_cell, run_steps) -> No
     def watch(run) -> None:
         stem.append(run.model.conv1.weight.detach().clone())
         for name, weight in run.masks.parameters.items():
-            mask, momentum = run.masks.weight[name], run.optimizer.state[weight]["momentum_buffer"]
+            mask, momentum = run.masks.weight[name], run.optimizer.momenta[weight]
             assert mask.sum() == keep_count(weight.numel(), 0.75)
             assert (weight.detach()[~mask] == 0).all()
             assert (momentum[~mask] == 0).all()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sparcl import cell
+from sparcl import resolve
 from sparcl.running import checkpoint
 from sparcl.trainer import Run, evaluation_mode, train
 
 
 def make(method, sparsity=0.0, *, params=None, **fields):
     defaults = {"epochs": 2, "width": 4, "model": "resnet8"}
-    return cell.make("split-digits", method, sparsity, params=params, **{**defaults, **fields})
+    return resolve.make("split-digits", method, sparsity, params=params, **{**defaults, **fields})
 
 
 def complete(method, digits, sparsity=0.0, *, after_task=lambda run: None, params=None, **fields):

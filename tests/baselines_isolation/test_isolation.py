@@ -13,9 +13,9 @@ from short_runs import assert_same_run, assert_same_snapshot, complete, killed_a
 from baselines import isolation
 from baselines.lps import LPS, project_share, project_weights
 from baselines.packnet import PackNet
-from sparcl import cell, methods, models, streams
+from sparcl import methods, resolve
 from sparcl.components import Clock
-from sparcl.costs import ledger, planning
+from sparcl.costs import planning
 from sparcl.errors import UserError
 from sparcl.masks import MaskSet
 from sparcl.trainer import Run, evaluate
@@ -257,9 +257,9 @@ def test_lps_shares_the_planned_number_and_frees_the_rest(digits):
 )
 def test_planned_is_executed(method, params, digits):
     run = complete(method, digits, 0.75, epochs=4, params=params)
-    plan = planning.planned(run.cell)
-    assert plan.executed == run.ledger.as_record()
-    assert not plan.approximate
+    executed, approximate = planning.executed(run.cell)
+    assert executed == run.ledger.as_record()
+    assert not approximate
 
 
 def test_executed_flops_of_packnet_in_closed_form(digits):
@@ -287,11 +287,8 @@ def test_executed_flops_of_packnet_in_closed_form(digits):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("stream", "published"), [("split-cifar10", "5.0e+15"), ("split-tiny-imagenet", "7.3e+16")])
 def test_paper_ledger_is_the_published_figure(method, stream, published):
-    chosen = cell.make(stream, method, 0.5)
-    info = streams.describe(stream, {})
-    model = models.build(chosen.model, chosen.width, info.classes, info.shape, torch.Generator())
-    paper = planning.paper_ledger(chosen, info, ledger.layer_costs(model, info.shape))
-    assert f"{paper['training']:.1e}" == published
+    chosen = resolve.make(stream, method, 0.5)
+    assert f"{planning.paper(chosen)['training']:.1e}" == published
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------

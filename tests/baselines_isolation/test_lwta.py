@@ -12,9 +12,9 @@ from torch import nn
 
 from baselines import lwta
 from sparcl import methods, models
-from sparcl.costs import footprint, ledger, planning
+from sparcl.costs import convention, ledger, planning
 from sparcl.errors import UserError
-from sparcl.trainer import Run, backward, batches, evaluate, evaluation_mode
+from sparcl.trainer import Run, batches, evaluate, evaluation_mode
 
 LOG = math.log
 
@@ -148,7 +148,7 @@ def test_loss_of_a_step(digits):
     terms, _ = run.learner.terms(run, batch.images, batch.labels, replays)
     expected = sum(lwta.divergence(c.pi(0), 4).item() for c in lwta.competitions(run.model).values())
     assert terms["divergence"].item() == pytest.approx(2.0 * expected / run.pool_size, rel=1e-5)
-    backward(run, batch, replays, per_term=False)
+    run.backward(batch, replays, by_term=False)
     first = next(iter(lwta.competitions(run.model).values()))
     before = first.logits.grad.clone()
     assert int(before[1:].count_nonzero()) == 0  # only the current task's posterior learns
@@ -283,8 +283,9 @@ def test_evaluation_leaves_training_alone(digits):
 def test_model_can_be_copied_and_measured(digits):
     """The memory footprint works on a copy of the model without data."""
     run = complete("lwta", digits, 0.75, epochs=1)
-    assert footprint.suite_of(run)["activations"] > 0
-    assert footprint.paper_of(run)["phone"] > 0
+    found = planning.facts(run.cell)
+    assert found["memory"]["activations"] > 0
+    assert found["paper_memory_phone"] > 0
     twin = copy.deepcopy(run.model).eval()
     x = torch.randn(2, 1, 8, 8)
     with evaluation_mode(run.model):
@@ -295,9 +296,9 @@ def test_model_can_be_copied_and_measured(digits):
 def test_ledgers(digits):
     """Dense forward; weight gradients at what learns; evaluation at the ticket's density, once per ticket."""
     run = complete("lwta", digits, 0.75, width=6, params=RATE)
-    plan = planning.planned(run.cell)
-    lines, planned = run.ledger.as_record()["lines"], plan.executed["lines"]
-    assert plan.approximate
+    executed, approximate = planning.executed(run.cell)
+    lines, planned = run.ledger.as_record()["lines"], executed["lines"]
+    assert approximate
     assert lines["evaluation"] == planned["evaluation"]
     assert lines["stream"]["forward"] == planned["stream"]["forward"]
     assert lines["stream"]["input_gradient"] == planned["stream"]["input_gradient"]
@@ -312,7 +313,7 @@ def test_ledgers(digits):
     untrained = sum(dense.values())
     found = lines["evaluation"]["forward"]
     assert found == 2 * tests * (untrained + (1 + 2 + 3 + 4 + 5) * ticket)
-    assert plan.paper["training"] == ledger.paper_flops(
+    assert planning.paper(run.cell)["training"] == convention.paper_flops(
         run.ledger.costs, [len(task.train_index) for task in digits.tasks], 2, 0
     )
 

@@ -12,18 +12,18 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from sparcl import cell, masks, models, streams, trainer
-from sparcl.components import tdm
+from sparcl import components, masks, models, resolve, streams, trainer
 from sparcl.costs import ledger
+from sparcl.policies import tdm
 from sparcl.running import environment
 from sparcl.streams import augment
 
 METHODS = ["derpp", "static-derpp", "gmp-derpp", "snip-derpp", "set-derpp", "rigl-derpp", "tdm-derpp", "sparcl-derpp"]
 
 
-def running(method: str) -> tuple[trainer.Run, Iterator[trainer.Batch]]:
+def running(method: str) -> tuple[trainer.Run, Iterator[components.Batch]]:
     """Return a run in the middle of its second task, where replay is on, and an endless supply of its batches."""
-    chosen = cell.make("split-digits", method, 0.9 if "-" in method else 0.0, 50, 0)
+    chosen = resolve.make("split-digits", method, 0.9 if "-" in method else 0.0, 50, 0)
     environment.prepare(chosen)
     run = trainer.Run(chosen, streams.load(chosen.stream, None, {}))
 
@@ -38,7 +38,7 @@ def running(method: str) -> tuple[trainer.Run, Iterator[trainer.Batch]]:
         trainer.train(run, stop)
     clock = run.clock
 
-    def supply() -> Iterator[trainer.Batch]:
+    def supply() -> Iterator[components.Batch]:
         while True:
             run.clock = clock
             yield from trainer.batches(run)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparcl import trainer
+from sparcl import components, trainer
 from sparcl.learners.agem import project
 
 
@@ -51,7 +51,7 @@ def test_products_go_over_the_weights_that_exist() -> None:
     assert found["w0"][0] == 0
 
 
-def both_gradients(run: trainer.Run, batch: trainer.Batch, replays: list) -> tuple[list, list]:
+def both_gradients(run: trainer.Run, batch: components.Batch, replays: list) -> tuple[list, list]:
     model = copy.deepcopy(run.model)
     first, last = run.phase.classes.start, run.phase.classes.stop
     losses = (
@@ -120,7 +120,7 @@ def test_terms_for_importance(small_cell, run_steps) -> None:
     run = run_steps(small_cell("agem"), 14)
     batch = next(trainer.batches(run))
     replays = run.learner.replay(run)
-    trainer.backward(run, batch, replays, per_term=True)
+    run.backward(batch, replays, by_term=True)
     run.learner.adjust_gradients(run)
     assert set(run.term_gradients) == {"stream", "memory"}
     names = list(run.masks.parameters)

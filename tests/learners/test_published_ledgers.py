@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sparcl import cell, methods
+from sparcl import methods, resolve
 from sparcl.costs import planning, published
 
 DENSE = ("ewc", "lwf", "agem", "icarl", "fdr", "er", "derpp")
@@ -20,10 +20,5 @@ def test_every_published_dense_learner_is_a_method() -> None:
 
 @pytest.mark.parametrize("figure", FIGURES, ids=lambda f: f"{f.stream}-{f.method}-{f.buffer}")
 def test_paper_ledger_of_the_method(figure) -> None:
-    chosen = cell.make(figure.stream, figure.method, 0.0, figure.buffer or 0, 0)
-    info = planning.streams.describe(chosen.stream, {})
-    model = planning.models.build(
-        chosen.model, chosen.width, info.classes, info.shape, planning.torch.Generator().manual_seed(0)
-    )
-    costs = planning.ledger.layer_costs(model, info.shape)
-    assert figure.rounds_from(planning.paper_ledger(chosen, info, costs)["training"])
+    chosen = resolve.make(figure.stream, figure.method, 0.0, figure.buffer or 0, 0)
+    assert figure.rounds_from(planning.paper(chosen)["training"])

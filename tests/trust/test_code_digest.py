@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -9,10 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sparcl import cell, matrix
+from sparcl import matrix, plan, resolve
 from sparcl.running import identity
 
 SOURCE = "class Rule:\n    rate = 1\n\n    def step(self):\n        return self.rate\n"
+
+
+def forget() -> None:
+    """Have every module read again."""
+    for cached in (identity.imported, identity._file, identity._tree, identity.module_digest, identity._modules_of,
+                   identity._digest_of):  # fmt: skip
+        cached.cache_clear()
 
 
 @pytest.fixture
@@ -22,7 +30,8 @@ def digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     def of(source: str) -> str:
         (tmp_path / "digested_module.py").write_text(source)
-        return identity.module_digest.__wrapped__("digested_module")
+        forget()
+        return identity.module_digest("digested_module")
 
     return of
 
@@ -48,6 +57,70 @@ def test_code_counts(digest, old: str, new: str) -> None:
     assert digest(SOURCE.replace(old, new)) != digest(SOURCE)
 
 
+def test_functions_that_only_count_do_not_count(digest) -> None:
+    counting = SOURCE + "\n    @accounting\n    def published(self):\n        return {}\n"
+    assert digest(counting.format(1)) == digest(counting.format(2)) == digest(SOURCE)
+
+
+# -- which modules count
+EDITS = {
+    "sparcl.metrics": [],
+    "sparcl.costs.convention": [],
+    "sparcl.costs.memory": [],
+    "sparcl.costs.footprint": [],
+    "sparcl.costs.planning": [],
+    "sparcl.costs.published": [],
+    "sparcl.resolve": [],
+    "sparcl.running.record": [],
+    "analysis.tables": [],
+    "sparcl.trainer": ["er", "sparcl-derpp", "rigl-derpp", "icarl"],
+    "sparcl.masks": ["er", "sparcl-derpp", "rigl-derpp", "icarl"],
+    "sparcl.costs.ledger": ["er", "sparcl-derpp", "rigl-derpp", "icarl"],
+    "sparcl.streams.augment": ["er", "sparcl-derpp", "rigl-derpp", "icarl"],
+    "sparcl.streams.sources.digits": ["er", "sparcl-derpp", "rigl-derpp", "icarl"],
+    "sparcl.streams.sources.cifar": [],
+    "sparcl.learners.rehearsal": ["er", "sparcl-derpp", "rigl-derpp"],
+    "sparcl.learners.passes": ["icarl"],
+    "sparcl.policies.tdm": ["sparcl-derpp"],
+    "sparcl.policies.static": ["sparcl-derpp", "rigl-derpp"],
+    "baselines.rigl": ["rigl-derpp"],
+    "baselines.snip": [],
+}
+"""Module to the methods whose cells run again when it is edited, of ER, SparCL-DER++, RigL-DER++ and iCaRL."""
+
+
+@pytest.mark.parametrize("module", EDITS)
+def test_an_edit_makes_the_cells_stale_that_use_it_and_no_others(module: str) -> None:
+    cells = [
+        resolve.make("split-digits", method, 0.9 if "-" in method else 0.0, 50)
+        for method in ("er", "sparcl-derpp", "rigl-derpp", "icarl")
+    ]
+    assert importlib.util.find_spec(module) is not None
+    assert [cell.method for cell in cells if module in identity.modules_of(cell)] == EDITS[module]
+
+
+def test_a_helper_beside_a_method_counts_without_being_named(tmp_path: Path, monkeypatch) -> None:
+    """A package of its own: the method's module imports a second one, which imports a third."""
+    package = tmp_path / "with_helpers"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "rule.py").write_text("from with_helpers import second\n")
+    (package / "second.py").write_text("def f():\n    from . import third\n    return third\n")
+    (package / "third.py").write_text("X = 1\n")
+    (package / "other.py").write_text("X = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    forget()
+    found = {name for name in identity.reached(["with_helpers.rule"]) if name != "with_helpers"}
+    assert found == {"with_helpers.rule", "with_helpers.second", "with_helpers.third"}
+
+
+def test_what_is_neutral_is_imported_and_named_with_its_reason() -> None:
+    reached = identity.reached(["sparcl.trainer", "sparcl.policies.ddr"])
+    imported = {name for module in reached for name in identity.imported(module)}
+    assert all(reason for reason in identity.NEUTRAL.values())
+    assert set(identity.NEUTRAL) <= imported
+
+
 # -- the images of a folder
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
@@ -60,7 +133,9 @@ def images(tmp_path: Path) -> Path:
 
 
 def of_folder(top: Path) -> str:
-    return identity.identity(cell.make("folder", "finetune", stream_options={"path": str(top), "tasks": 2, "size": 8}))
+    return identity.identity(
+        resolve.make("folder", "finetune", stream_options={"path": str(top), "tasks": 2, "size": 8})
+    )
 
 
 def test_a_folder_whose_images_change_makes_another_identity(images: Path) -> None:
@@ -78,14 +153,14 @@ def test_a_folder_whose_images_change_makes_another_identity(images: Path) -> No
 def test_a_plan_marks_a_folder_once(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     marks = identity.contents
-    monkeypatch.setattr(matrix, "contents", lambda chosen: asked.append(chosen.path) or marks(chosen))
+    monkeypatch.setattr(plan, "contents", lambda chosen: asked.append(chosen.path) or marks(chosen))
     config = {
         "name": "folder", "title": "Folder", "stream": "folder", "seeds": 3,
         "stream_options": {"path": "images", "tasks": 2, "size": 8}, "groups": {"one": {"methods": ["finetune"]}},
     }  # fmt: skip
     monkeypatch.chdir(images.parent)
-    plan = matrix.from_dict(config).plan()
+    made = plan.make(matrix.from_dict(config))
     assert len(asked) == 1
-    assert [entry["identity"] for entry in plan["cells"]] == [
-        identity.identity(cell.from_dict(entry["cell"])) for entry in plan["cells"]
+    assert [entry["identity"] for entry in made["cells"]] == [
+        identity.identity(resolve.from_dict(entry["cell"])) for entry in made["cells"]
     ]

@@ -1,4 +1,4 @@
-"""Ten thousand damaged copies of a good file for each reader: one line or a sound value, and nothing else happens.
+"""Damaged copies of a good file for each reader: one line or a sound value, and nothing else happens.
 
 The readers run in a child that notes every attempt to start a program, to unpickle, to connect, or to write outside the
 test's folder. A reader that takes longer than ``PATIENCE`` seconds over one small file is ended.
@@ -27,12 +27,11 @@ import torch
 from forked import call, guard
 
 from analysis import plan as plans
-from sparcl import cell, cli, matrix, streams, trainer
+from sparcl import cell, cli, matrix, resolve, streams, trainer
 from sparcl.errors import UserError
 from sparcl.running import checkpoint, record, runner
 from sparcl.streams import cache
 
-COUNT = 10_000
 PATIENCE = 60
 CONFIG = """
 name: fuzz
@@ -63,6 +62,12 @@ components:
     evidence: [{values: {derpp.alpha: 0.2}, mean: 50.0, std: 1.0, seeds: 3}]
 """
 SAFE = re.compile(r"[A-Za-z0-9._=,+-]+(/[A-Za-z0-9._=,+-]+)*")
+
+
+@pytest.fixture(params=[300, pytest.param(10_000, marks=pytest.mark.slow)])
+def count(request: pytest.FixtureRequest) -> int:
+    """How many inputs a reader gets; the first ones are the same in both."""
+    return request.param
 
 
 @contextlib.contextmanager
@@ -121,7 +126,7 @@ def parsed(text: str) -> Any:
     return yaml.safe_load(text)
 
 
-def test_the_matrix_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_matrix_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.chdir(tmp_path)
     target = tmp_path / "config.yaml"
 
@@ -134,8 +139,8 @@ def test_the_matrix_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         json.dumps(loaded.config, allow_nan=False)
         return True
 
-    accepted = tried(tmp_path, COUNT, yaml_texts(CONFIG, parsed(CONFIG), 0), read)
-    assert 100 < accepted < COUNT / 2
+    accepted = tried(tmp_path, count, yaml_texts(CONFIG, parsed(CONFIG), 0), read)
+    assert count / 100 < accepted < count / 2
 
 
 @pytest.fixture
@@ -145,7 +150,7 @@ def _one_parser(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_one_parser")
-def test_the_cell_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cell_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     """``sparcl run --config FILE``, up to the cell."""
     monkeypatch.chdir(tmp_path)
     target = tmp_path / "cell.yaml"
@@ -156,12 +161,12 @@ def test_the_cell_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         target.write_text(text, encoding="utf-8", errors="surrogatepass")
         return commanded(["run", "--config", str(target)], found)
 
-    accepted = tried(tmp_path, COUNT, yaml_texts(CELL, parsed(CELL), 1), read)
-    assert 100 < accepted < COUNT / 2
+    accepted = tried(tmp_path, count, yaml_texts(CELL, parsed(CELL), 1), read)
+    assert count / 100 < accepted < count / 2
 
 
 @pytest.mark.usefixtures("_one_parser")
-def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     """``--cell``, ``--set`` and every option of a cell, with damaged and foreign values."""
     monkeypatch.chdir(tmp_path)
     found: list[cell.Cell] = []
@@ -181,8 +186,8 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             return ["--cell", good, f"{draw.choice(options)}={odd}"]
         return ["--cell", good, "--set", f"{draw.choice(keys)}={mutate.text(odd, draw)}"]
 
-    accepted = tried(tmp_path, COUNT, make, lambda arguments: commanded(["run", *arguments], found))
-    assert 100 < accepted < COUNT / 2
+    accepted = tried(tmp_path, count, make, lambda arguments: commanded(["run", *arguments], found))
+    assert count / 100 < accepted < count / 2
 
 
 def commanded(arguments: list[str], found: list[cell.Cell]) -> bool:
@@ -199,19 +204,19 @@ def commanded(arguments: list[str], found: list[cell.Cell]) -> bool:
     return True
 
 
-def test_the_reader_of_search_results(tmp_path: Path) -> None:
+def test_the_reader_of_search_results(tmp_path: Path, count: int) -> None:
     numbers = itertools.count()
 
     def read(text: str) -> bool:
         target = tmp_path / str(next(numbers))  # what a name held is remembered
         target.write_text(text, encoding="utf-8", errors="surrogatepass")
         try:
-            cell.make("split-digits", "derpp", 0.0, 20, hyperparameters=target)
+            resolve.make("split-digits", "derpp", 0.0, 20, hyperparameters=target)
         finally:
             target.unlink()
         return True
 
-    assert tried(tmp_path, COUNT, yaml_texts(SEARCHED, parsed(SEARCHED), 3), read) > 100
+    assert tried(tmp_path, count, yaml_texts(SEARCHED, parsed(SEARCHED), 3), read) > count / 100
 
 
 # -- records and plans -------------------------------------------------------------------------------------------------
@@ -228,7 +233,7 @@ def finished(small_cell: Callable[..., cell.Cell], tmp_path_factory: pytest.Temp
     return data
 
 
-def test_the_record_reader(finished: dict[str, Any], tmp_path: Path) -> None:
+def test_the_record_reader(finished: dict[str, Any], tmp_path: Path, count: int) -> None:
     """Damage of any kind: what is read is the record as it was written, or nothing."""
     text, target, draw = json.dumps(finished), tmp_path / "record.json", random.Random(4)
 
@@ -242,10 +247,10 @@ def test_the_record_reader(finished: dict[str, Any], tmp_path: Path) -> None:
         assert record.read(target) == finished
         return True
 
-    assert tried(tmp_path, COUNT, make, read) < COUNT / 10
+    assert tried(tmp_path, count, make, read) < count / 10
 
 
-def test_the_record_reader_on_sound_checksums(finished: dict[str, Any], tmp_path: Path) -> None:
+def test_the_record_reader_on_sound_checksums(finished: dict[str, Any], tmp_path: Path, count: int) -> None:
     """Values of the wrong kind whose checksum is right: refused, or of the right kind."""
     target, draw = tmp_path / "record.json", random.Random(5)
 
@@ -258,10 +263,10 @@ def test_the_record_reader_on_sound_checksums(finished: dict[str, Any], tmp_path
         assert set(found) == set(finished)
         return True
 
-    assert tried(tmp_path, COUNT, lambda _: mutate.value(finished, draw), read) < COUNT / 2
+    assert tried(tmp_path, count, lambda _: mutate.value(finished, draw), read) < count / 2
 
 
-def test_the_plan_reader(tmp_path: Path) -> None:
+def test_the_plan_reader(tmp_path: Path, count: int) -> None:
     (tmp_path / "config.yaml").write_text(CONFIG)
     good = json.loads(matrix.write_plan(matrix.load(tmp_path / "config.yaml").plan(), tmp_path).read_text())
     good["config"], good["cells"] = {}, good["cells"][:2]
@@ -275,7 +280,7 @@ def test_the_plan_reader(tmp_path: Path) -> None:
     def make(number: int) -> Any:
         return mutate.text(json.dumps(good), draw) if number % 2 else mutate.value(good, draw)
 
-    assert tried(tmp_path, COUNT, make, read) < COUNT / 2
+    assert tried(tmp_path, count, make, read) < count / 2
 
 
 # -- checkpoints and the cache of images -------------------------------------------------------------------------------
@@ -289,7 +294,7 @@ def sealed(payload: bytes) -> bytes:
     return checkpoint.MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload
 
 
-def test_the_checkpoint_reader(tmp_path: Path) -> None:
+def test_the_checkpoint_reader(tmp_path: Path, count: int) -> None:
     """Any damage is noticed; with a checksum forged over it, it is refused or read as the plain data that it is."""
     target = tmp_path / "state.ckpt"
     checkpoint.save(target, "identity", STATE)
@@ -318,8 +323,8 @@ def test_the_checkpoint_reader(tmp_path: Path) -> None:
         checkpoint._split(found, "", {})  # nothing but tensors and JSON values
         return True
 
-    assert tried(tmp_path, COUNT, lambda _: mutate.data(good, draw), read) < COUNT / 100
-    assert tried(tmp_path, COUNT, lambda _: forged(), read) > 100
+    assert tried(tmp_path, count, lambda _: mutate.data(good, draw), read) < count / 100
+    assert tried(tmp_path, count, lambda _: forged(), read) > count / 100
 
 
 def test_a_run_that_is_given_a_forged_state(
@@ -350,7 +355,7 @@ def stop_now(_: trainer.Run) -> None:
     raise trainer.Interrupted
 
 
-def test_the_reader_of_cached_images(tmp_path: Path) -> None:
+def test_the_reader_of_cached_images(tmp_path: Path, count: int) -> None:
     streams.load("split-digits", tmp_path, {})
     folder = tmp_path / cache.FOLDER / "split-digits"
     source = streams.source.find("split-digits")
@@ -374,4 +379,4 @@ def test_the_reader_of_cached_images(tmp_path: Path) -> None:
         assert found is None or found.digest == digest
         return found is not None
 
-    assert tried(tmp_path, COUNT, make, read) < COUNT / 2
+    assert tried(tmp_path, count, make, read) < count / 2

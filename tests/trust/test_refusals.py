@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sparcl import cell, cli, trainer
+from sparcl import cell, cli, components, trainer
 from sparcl.errors import RunError, UserError
 from sparcl.files import atomic
 from sparcl.running import checkpoint, record, runner
@@ -100,7 +100,7 @@ def test_the_step_of_a_loss_that_is_not_finite_is_named(
     chosen = small_cell("derpp", epochs=2)
     step, last = trainer.step, (-1, -1, -1)
 
-    def damaged(run: trainer.Run, batch: trainer.Batch) -> None:
+    def damaged(run: trainer.Run, batch: components.Batch) -> None:
         nonlocal last
         last = run.clock.task, run.clock.epoch, run.clock.step
         if last == place:

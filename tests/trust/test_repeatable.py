@@ -17,7 +17,7 @@ import torch
 from forked import call
 from PIL import Image
 
-from sparcl import cell, memory, streams, trainer
+from sparcl import cell, components, memory, resolve, streams, trainer
 from sparcl.running import checkpoint, record, runner
 from sparcl.streams import augment
 
@@ -106,7 +106,7 @@ def test_methods_share_data_order_and_initial_weights(
     for method in ("finetune", "derpp", "rigl-derpp", "sparcl-derpp"):
         order = seen.setdefault(method, [])
 
-        def watched(run: trainer.Run, batch: trainer.Batch, order: list[list[int]] = order) -> None:
+        def watched(run: trainer.Run, batch: components.Batch, order: list[list[int]] = order) -> None:
             if batch.positions is not None and run.clock.step == 0:
                 order.append([])
             order[-1] += batch.positions.tolist()
@@ -155,7 +155,7 @@ class Watched:
         step, draw, replay = trainer.step, memory.ReservoirMemory.draw, trainer.Run.draw_replay
         stored: list[torch.Tensor] = []
 
-        def watched_step(run: trainer.Run, batch: trainer.Batch) -> None:
+        def watched_step(run: trainer.Run, batch: components.Batch) -> None:
             for position, image in zip(batch.positions.tolist(), batch.images, strict=True):
                 key = run.phase.index, run.clock.epoch, position
                 assert key not in self.images
@@ -180,7 +180,7 @@ class Watched:
 def photo_cell(method: str, options: dict[str, Any], seed: int = 0) -> cell.Cell:
     params = {"ddr.proportion": 0.5, "ddr.cutoff": 2, "ddr.interval": 1} if method.startswith("sparcl") else {}
     sparsity = 0.75 if "-" in method else 0.0
-    return cell.make("folder", method, sparsity, 10, seed, stream_options=options, params=params, model="resnet8",
+    return resolve.make("folder", method, sparsity, 10, seed, stream_options=options, params=params, model="resnet8",
                      width=4, epochs=4, batch_size=8)  # fmt: skip
 
 

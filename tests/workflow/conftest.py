@@ -1,4 +1,4 @@
-"""A checkout of its own for tests that run the pipeline and edit what it runs."""
+"""A checkout of its own for tests that run the workflow and edit what it runs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import launching
 import pytest
 
 TOP = Path(__file__).resolve().parents[2]
@@ -18,6 +19,7 @@ PARTS = (
     "analysis",
     "workflow",
     "profiles",
+    "snakemake_logger_plugin_sparcl",
     "Snakefile",
     "Makefile",
     "environment.yml",
@@ -36,7 +38,7 @@ class Checkout:
             else:
                 shutil.copy(source, target)
         self.environment = {
-            **{key: value for key, value in os.environ.items() if key not in ("XDG_RUNTIME_DIR", "SPARCL_WORKER")},
+            **launching.without_make(os.environ),
             "PYTHONPATH": str(folder),
             "TMPDIR": str(folder.parent),
         }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sparcl import cell, grids, matrix, methods
+from sparcl import grids, matrix, methods, resolve
 from sparcl.errors import UserError
 
 SEARCH = {
@@ -41,7 +41,7 @@ def test_every_method_has_a_grid_that_holds_what_a_cell_has_without_a_search(met
     grid = fitting[0]
     known = methods.get(method).parameters()
     sparsity, buffer = 0.75 * methods.get(method).is_sparse, 200 * methods.get(method).needs_memory
-    default = cell.make(stream, method, sparsity, buffer)
+    default = resolve.make(stream, method, sparsity, buffer)
     for key, values in grid.values.items():
         for value in values:
             assert known[key].check(key, value) == value

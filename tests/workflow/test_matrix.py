@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparcl import cell, cli, matrix
+from sparcl import cli, matrix, resolve
 from sparcl.errors import UserError
 from sparcl.files import strict_yaml
 
@@ -88,7 +88,7 @@ def test_a_cell_of_two_groups_runs_once_and_carries_both_names() -> None:
 def test_plan_holds_cells_that_can_be_made_again() -> None:
     plan = matrix.from_dict(yaml.safe_load(CONFIGS[0].read_text())).plan()
     for entry in plan["cells"][:5]:
-        again = cell.from_dict(json.loads(json.dumps(entry["cell"])))
+        again = resolve.from_dict(json.loads(json.dumps(entry["cell"])))
         assert again.path == entry["path"]
     assert len({entry["identity"] for entry in plan["cells"]}) == len(plan["cells"])
 

@@ -15,6 +15,8 @@ import psutil
 import pytest
 import yaml
 
+from analysis import catalog
+from sparcl import metrics
 from sparcl.running import record
 
 pytestmark = pytest.mark.pipeline
@@ -52,8 +54,10 @@ def jobs(dry_run: str) -> dict[str, int]:
     return {line.split()[0]: int(line.split()[1]) for line in table[1].splitlines()} if table else {}
 
 
-def run_script(config: str, *arguments: str) -> tuple[str, ...]:
-    return ("workflow/scripts/run.py", "--config", config, "--cores", "2", *arguments)
+def planned(checkout, name: str) -> dict[str, int]:
+    """Return the number of tables and figures that the plan of a matrix has."""
+    plan = json.loads((checkout.folder / "results" / name / "plan.json").read_text())
+    return {"table": len(catalog.tables(plan)), "figure": len(catalog.figures(plan))}
 
 
 @pytest.fixture(scope="module")
@@ -61,16 +65,15 @@ def config(checkout) -> str:
     """A small matrix that has been run."""
     name = checkout.write("small.yaml", SMALL)
     dry = checkout.snakemake(name, "--dry-run")
-    assert jobs(dry) == {
-        **{rule: 1 for rule in ("check", "default", "figures", "report", "tables")},
-        "cell": 4,
-        "total": 9,
-    }
     assert "reason: Missing output files" in dry
     assert not (checkout.folder / "results/small").exists()
-    output = checkout.run(*run_script(name, "all"))
+    output = checkout.snakemake(name)
+    single = dict.fromkeys(("data", "collect", "results", "report", "default"), 1)
+    expected = {**single, **planned(checkout, "small"), "cell": 4}
+    assert jobs(dry) == {**expected, "total": sum(expected.values())}
+    assert "cells to run: 4; records in results/small/runs" in output
     assert "cells 4/4 (100 %)" in output
-    assert "report:  results/small/report.html" in output
+    assert output.endswith("report:  results/small/report.html\n")
     assert "rule cell" not in output
     return name
 
@@ -78,17 +81,39 @@ def config(checkout) -> str:
 def test_first_run_makes_records_tables_figures_and_report(checkout, config: str) -> None:
     results = checkout.folder / "results/small"
     assert len(checkout.records("small")) == 4
-    for path in results.glob("runs/**/record.json"):
-        assert record.read(path)["identity"]
-    assert list(results.glob("tables/*.csv"))
-    assert list(results.glob("tables/*.tex"))
-    assert list(results.glob("figures/*.svg"))
-    assert (results / "report.html").stat().st_size > 10_000
     plan = json.loads((results / "plan.json").read_text())
     assert {entry["path"] for entry in plan["cells"]} == set(checkout.records("small"))
+    for folder, names, endings in (
+        ("tables", catalog.tables(plan), ("csv", "md", "tex", "html")),
+        ("figures", catalog.figures(plan), ("svg", "png", "pdf", "json")),
+    ):
+        assert len(names) > 1
+        files = {path.name for path in (results / folder).iterdir()} - {"tables.tex"}  # which inputs all of them
+        assert files == {f"{name}.{ending}" for name in names for ending in endings}
+    assert (results / "report.html").stat().st_size > 10_000
+    assert (results / "results.csv.gz").exists()
+    assert (results / "provenance.json").exists()
+
+
+def test_each_table_and_figure_is_a_target(checkout, config: str) -> None:
+    results = checkout.folder / "results/small"
+    kept = {path: path.stat().st_mtime_ns for folder in ("tables", "figures") for path in (results / folder).iterdir()}
+    for target, rule in (("figures/accuracy_vs_flops.svg", "figure"), ("tables/overall.csv", "table")):
+        path = results / target
+        before = path.read_bytes()
+        path.unlink()
+        assert jobs(checkout.snakemake(config, "--dry-run", "--", f"results/small/{target}")) == {rule: 1, "total": 1}
+        checkout.snakemake(config, "--", f"results/small/{target}")
+        assert path.read_bytes() == before
+    made = {path for path in kept if path.stat().st_mtime_ns != kept[path]}
+    assert {path.stem for path in made} == {"accuracy_vs_flops", "overall"}
+    checkout.snakemake(config)
+    unknown = checkout.snakemake(config, "--", "results/small/tables/overal.csv", status=2)
+    assert unknown.splitlines()[-1].startswith("error: overal: expected a table of this plan")
 
 
 def test_second_run_does_nothing(checkout, config: str) -> None:
+    checkout.snakemake(config)
     before = checkout.records("small")
     report = (checkout.folder / "results/small/report.html").stat().st_mtime_ns
     assert "Nothing to be done" in checkout.snakemake(config)
@@ -98,7 +123,7 @@ def test_second_run_does_nothing(checkout, config: str) -> None:
 
 def contents(results: Path) -> dict[str, bytes]:
     """Return what a finished run has made of its records."""
-    names = ("tables/*", "figures/*", "report.html", "provenance.json")
+    names = ("tables/*", "figures/*", "report.html", "provenance.json", "results.csv.gz")
     paths = [path for name in names for path in results.glob(name)]
     return {str(path): path.read_bytes() for path in paths}
 
@@ -110,7 +135,7 @@ def truncated(path: Path) -> str:
 
 def edited(path: Path) -> str:
     found = json.loads(path.read_text())
-    found["results"]["metrics"]["class_il"] = 99.9
+    found["results"]["accuracy"]["class_il"][-1][0] = 99.9
     path.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
     return "run record was changed after it was written"
 
@@ -119,23 +144,22 @@ def edited(path: Path) -> str:
 def test_refused_record_is_told_in_one_line_and_old_results_stay(checkout, config: str, damage) -> None:
     results = checkout.folder / "results/small"
     before = contents(results)
-    path = results / "runs/split-digits/derpp/s0.00/b20/epochs=1,width=4/seed1/record.json"
+    path = results / "runs/split-digits/derpp/s0.00/b20/epochs=1+width=4/seed1/record.json"
     whole, times = path.read_bytes(), path.stat()
     try:
         refusal = f"error: {path.relative_to(checkout.folder)}: {damage(path)}"
-        output = checkout.run(*run_script(config, "all"), status=2)
-        assert output.splitlines()[-1].startswith(refusal)
-        assert output.count("error:") == 1
-        for noise in ("RuleException", "WorkflowError", "Traceback", "making "):
-            assert noise not in output
-        assert contents(results) == before
-        # The second time, by hand, and with the records there are, it is the same.
-        output = checkout.snakemake(config, "--config", "partial=true", status=1)
-        assert refusal in output
-        assert contents(results) == before
+        for more in ((), ("--config", "partial=true"), ()):  # the second and third time it is the same
+            output = checkout.snakemake(config, *more, status=2)
+            assert output.splitlines()[-1].startswith(refusal)
+            assert output.count("error:") == 1
+            for noise in ("RuleException", "WorkflowError", "Traceback", "making "):
+                assert noise not in output
+            assert contents(results) == before
     finally:
         path.write_bytes(whole)
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    checkout.snakemake(config)
+    assert contents(results) == before
     assert "Nothing to be done" in checkout.snakemake(config, "--dry-run")
 
 
@@ -144,6 +168,38 @@ def test_comments_and_touched_files_run_nothing(checkout, config: str) -> None:
     source.write_text("# A remark.\n" + source.read_text())
     (checkout.folder / "workflow/rules/cells.smk").touch()
     (checkout.folder / "small.yaml").touch()
+    assert "Nothing to be done" in checkout.snakemake(config, "--dry-run")
+
+
+def test_a_lost_check_of_the_stream_makes_no_cell_stale(checkout, config: str) -> None:
+    mark = checkout.folder / "results/small/data.txt"
+    digest = mark.read_text()
+    assert re.fullmatch(r"[0-9a-f]{64}\n", digest)
+    mark.unlink()
+    assert "Nothing to be done" in checkout.snakemake(config, "--dry-run")
+    record_file = next((checkout.folder / "results/small").glob("runs/**/record.json"))
+    whole, times = record_file.read_bytes(), record_file.stat()
+    record_file.unlink()
+    assert jobs(checkout.snakemake(config, "--dry-run", "--", "cells")) == {
+        "data": 1,
+        "cell": 1,
+        "cells": 1,
+        "total": 3,
+    }
+    record_file.write_bytes(whole)
+    os.utime(record_file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    mark.write_text(digest)
+    assert "Nothing to be done" in checkout.snakemake(config, "--dry-run")
+
+
+def test_edited_analysis_makes_tables_anew_and_trains_nothing(checkout, config: str) -> None:
+    source = checkout.folder / "sparcl/metrics.py"
+    text = source.read_text()
+    source.write_text(text + "\n\nMARK = 1\n")
+    made = jobs(checkout.snakemake(config, "--dry-run"))
+    assert "cell" not in made
+    assert {name: made[name] for name in ("table", "figure")} == planned(checkout, "small")
+    source.write_text(text)
     assert "Nothing to be done" in checkout.snakemake(config, "--dry-run")
 
 
@@ -156,7 +212,7 @@ def test_added_baseline_runs_its_own_cells_only(checkout, config: str) -> None:
     assert "cells to run: 2" in output
     after = checkout.records("small")
     new = set(after) - set(before)
-    assert new == {f"split-digits/halves-derpp/s0.50/b20/epochs=1,width=4/seed{seed}" for seed in (0, 1)}
+    assert new == {f"split-digits/halves-derpp/s0.50/b20/epochs=1+width=4/seed{seed}" for seed in (0, 1)}
     assert {path: after[path] for path in before} == before
     assert "halves-derpp" in (checkout.folder / "results/small/tables/all_cells.csv").read_text()
     assert "Nothing to be done" in checkout.snakemake(config)
@@ -174,56 +230,69 @@ def test_added_baseline_runs_its_own_cells_only(checkout, config: str) -> None:
     assert "cell" not in jobs(checkout.snakemake(config, "--dry-run"))
 
 
+def test_a_diverged_cell_is_a_result(checkout) -> None:
+    text = SMALL.replace("name: small", "name: diverging").replace("seeds: 2", "seeds: 1")
+    diverging = "  wild: {methods: [finetune], seeds: [7], defaults: {learning_rate: 1000000}}\n"
+    output = checkout.snakemake(checkout.write("diverging.yaml", text + diverging))
+    assert "failed" not in output
+    results = checkout.folder / "results/diverging"
+    (path,) = results.glob("runs/split-digits/finetune/**/record.json")
+    assert json.loads(path.read_text())["status"] == "diverged"
+    assert "diverged" in (results / "tables/all_cells.md").read_text()
+
+
 def test_failed_cell_is_named_and_the_others_finish(checkout) -> None:
-    text = SMALL.replace("name: small", "name: failing")
-    diverging = "  diverging: {methods: [finetune], seeds: [7], defaults: {learning_rate: 1000000}}\n"
-    name = checkout.write("failing.yaml", text + diverging)
-    output = checkout.run(*run_script(name, "all"), status=1)
-    path = "split-digits/finetune/s0.00/b0/epochs=1,learning_rate=1e+06,width=4/seed7"
-    assert "1 cell failed:" in output
-    assert re.search(rf"{re.escape(path)}: .*not finite.*log: results/failing/runs/", output)
-    assert len(checkout.records("failing")) == 4
+    """A file in a cell's way stands for a disk that is full."""
+    name = checkout.write("failing.yaml", SMALL.replace("name: small", "name: failing"))
     results = checkout.folder / "results/failing"
-    assert (results / "report.html").exists()  # of what there is,
-    tables = "".join(table.read_text() for table in results.glob("tables/*.md"))
-    assert re.search("issing", tables)  # and it says what is not
-    again = checkout.snakemake(name, "--dry-run", "--", "cells")
-    assert jobs(again) == {"cell": 1, "cells": 1, "total": 2}
+    cell = "split-digits/derpp/s0.00/b20/epochs=1+width=4/seed1"
+    obstacle = results / "runs" / cell / "checkpoint"
+    obstacle.parent.mkdir(parents=True)
+    obstacle.write_text("")
+    output = checkout.snakemake(name, status=1)
+    assert "1 cell failed:" in output
+    assert re.search(rf"  {re.escape(cell)}: .*checkpoint.*\(log: results/failing/runs/", output)
+    for noise in ("RuleException", "Traceback"):
+        assert noise not in output
+    assert len(checkout.records("failing")) == 3
+    assert not (results / "report.html").exists()
 
+    # One flag makes tables, figures and report of the records there are, and they say what is missing.
+    output = checkout.snakemake(name, "--config", "partial=true")
+    assert "cells to run" not in output
+    assert (results / "report.html").exists()
+    assert re.search("missing", "".join(table.read_text() for table in results.glob("tables/*.md")), re.IGNORECASE)
+    assert "Nothing to be done" in checkout.snakemake(name, "--config", "partial=true")
 
-def test_unusable_state_folder_is_told_in_one_line(checkout, tmp_path: Path) -> None:
-    (tmp_path / ".snakemake").write_text("")
-    script = checkout.folder / "workflow/scripts/run.py"
-    process = subprocess.run(
-        [sys.executable, script, "all"], cwd=tmp_path, env=checkout.environment, capture_output=True, text=True
-    )
-    expected = "error: .snakemake: expected a folder that can be written to (File exists)\n"
-    assert (process.returncode, process.stdout, process.stderr) == (2, "", expected)
+    # The same command again runs what is missing, and makes tables of all.
+    obstacle.unlink()
+    assert jobs(checkout.snakemake(name, "--dry-run", "--", "cells")) == {"cell": 1, "cells": 1, "total": 2}
+    before = (results / "results.csv.gz").read_bytes()
+    checkout.snakemake(name)
+    assert len(checkout.records("failing")) == 4
+    assert (results / "results.csv.gz").read_bytes() != before
 
 
 def test_bad_config_runs_nothing_and_is_told_in_lines(checkout, config: str) -> None:
     before = checkout.records("small")
     bad = checkout.write("bad.yaml", SMALL.replace("derpp", "derp").replace("seeds: 2", "seeds: 0"))
-    output = checkout.run(*run_script(bad, "all"), status=2)
-    assert output.splitlines() == [
+    output = checkout.snakemake(bad, status=2)
+    assert [line for line in output.splitlines() if not line.startswith("Using ")] == [
         "error: bad.yaml: seeds: expected a count from 1 to 1000, or a list of different seeds, got 0"
     ]
-    direct = checkout.snakemake(bad, status=1)
-    assert "error: bad.yaml: seeds: expected a count" in direct
-    assert "Traceback" not in direct
     twice = checkout.write("twice.yaml", SMALL + "seeds: 3\n")
-    assert "key 'seeds' stands twice" in checkout.run(*run_script(twice, "all"), status=2)
-    override = checkout.snakemake(config, "--config", "stream=split-digit", status=1)
+    assert "key 'seeds' stands twice" in checkout.snakemake(twice, status=2)
+    override = checkout.snakemake(config, "--config", "stream=split-digit", status=2)
     assert "config: stream: unknown name 'split-digit' (did you mean 'split-digits'?)" in override
     assert checkout.records("small") == before
 
 
 def test_pipeline_and_command_line_give_the_same_record(checkout, config: str) -> None:
-    path = "split-digits/sparcl-derpp/s0.75/b20/epochs=1,width=4/seed1"
+    path = "split-digits/sparcl-derpp/s0.75/b20/epochs=1+width=4/seed1"
     command = (
         "run --stream split-digits --method sparcl-derpp --sparsity 0.75 --buffer 20 --seed 1 --epochs 1 --width 4"
     )
-    checkout.run("-m", "sparcl.worker", *command.split(), "--results", "by-hand")
+    checkout.run("-m", "sparcl", *command.split(), "--results", "by-hand")
     one = record.read(checkout.folder / "results/small/runs" / path / "record.json")
     other = record.read(checkout.folder / "by-hand/runs" / path / "record.json")
     assert record.reproducible(one) == record.reproducible(other)
@@ -240,48 +309,68 @@ groups:
 """
 
 
-def cells_of(folder: Path) -> list[psutil.Process]:
-    """Return the clients and children that run cells of the checkout."""
+def jobs_of(folder: Path) -> list[psutil.Process]:
+    """Return the launchers, zygotes and jobs that run in a folder."""
     found = []
-    for process in psutil.process_iter(["cmdline", "cwd"]):
-        line = process.info["cmdline"] or []
-        if process.info["cwd"] == str(folder) and ("--cell" in line or "-P" in line[:2]):
+    for process in psutil.process_iter(["cmdline", "cwd", "status"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if process.info["cwd"] == str(folder) and ("launch.py" in line or "zygote.py" in line or "--cell" in line):
             found.append(process)
     return found
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_stopped_pipeline_leaves_checkpoints_and_goes_on(checkout, number: signal.Signals) -> None:
-    name = checkout.write("long.yaml", LONG.replace("name: long", f"name: long-{number.name.lower()}"))
-    results = checkout.folder / f"results/long-{number.name.lower()}"
-    process = checkout.start(*run_script(name, "cells"), start_new_session=True)
+def until_trained(process: subprocess.Popen, results: Path, cells: int) -> None:
+    """Wait until as many cells are in the middle of their training."""
     deadline = time.monotonic() + 400
-    while sum("task 1/5" in log.read_text() for log in results.glob("runs/**/log.txt")) < 2:
-        assert process.poll() is None
+    while sum("task 1/5" in log.read_text() for log in results.glob("runs/**/log.txt")) < cells:
+        assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    if number == signal.SIGKILL:  # of Snakemake and of what started it; what they started must notice by itself
-        snakemake = psutil.Process(process.pid).children()
-        process.kill()
-        for child in snakemake:
-            child.kill()
-    else:
-        process.send_signal(number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_stopped_run_leaves_checkpoints_and_goes_on(checkout, number: signal.Signals) -> None:
+    name = checkout.write("long.yaml", LONG.replace("name: long", f"name: long-{number.name.lower()}"))
+    results = checkout.folder / f"results/long-{number.name.lower()}"
+    process = checkout.start("-m", "snakemake", "--cores", "2", "--configfile", name, "--", "cells")
+    until_trained(process, results, 2)
+    if number == signal.SIGTERM:
+        second = checkout.snakemake(name, status=2)
+        assert second.endswith("error: another run is at work in this folder; wait for it or stop it\n")
+    process.send_signal(number)
     output = process.communicate(timeout=120)[0]
     deadline = time.monotonic() + 120
-    while cells_of(checkout.folder):
-        assert time.monotonic() < deadline, cells_of(checkout.folder)
+    while jobs_of(checkout.folder):
+        assert time.monotonic() < deadline, jobs_of(checkout.folder)
         time.sleep(0.1)
     assert process.returncode == (-9 if number == signal.SIGKILL else 1), output
+    if number != signal.SIGKILL:
+        assert output.endswith("interrupted; the same command continues where the cells left checkpoints\n")
     assert len(list(results.glob("runs/**/checkpoint/state.ckpt"))) == 2
     assert not list(results.glob("runs/**/record.json"))
 
     assert jobs(checkout.snakemake(name, "--dry-run", "--", "cells"))["cell"] == 2
-    checkout.run(*run_script(name, "cells"))
+    checkout.snakemake(name, "--", "cells")
     for path in results.glob("runs/**/record.json"):
         assert record.read(path)["measured"]["resumed"] == 1
     assert len(list(results.glob("runs/**/record.json"))) == 2
     assert not list(results.glob("runs/**/checkpoint"))
+
+
+def test_a_cell_that_is_killed_continues(checkout) -> None:
+    name = checkout.write("killed.yaml", LONG.replace("name: long", "name: killed").replace("seeds: 2", "seeds: 1"))
+    results = checkout.folder / "results/killed"
+    process = checkout.start("-m", "snakemake", "--cores", "2", "--configfile", name, "--", "cells")
+    until_trained(process, results, 1)
+    (zygote,) = (child for child in psutil.Process(process.pid).children() if "zygote.py" in " ".join(child.cmdline()))
+    (cell,) = zygote.children()
+    cell.kill()
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 1
+    assert "seed0: failed: the process was killed; was it out of memory? (log: results/killed/runs" in output
+    checkout.snakemake(name, "--", "cells")
+    (path,) = results.glob("runs/**/record.json")
+    assert record.read(path)["measured"]["resumed"] == 1
 
 
 SEARCH = """
@@ -304,7 +393,7 @@ groups:
 
 def test_search_writes_a_choice_that_another_matrix_uses(checkout, config: str) -> None:
     search = checkout.write("search.yaml", SEARCH)
-    output = checkout.run(*run_script(search, "tune"))
+    output = checkout.snakemake(search, "--", "tune")
     assert "choice:  results/search/tuned.yaml" in output
     results = checkout.folder / "results/search"
     before = checkout.records("search")
@@ -312,13 +401,14 @@ def test_search_writes_a_choice_that_another_matrix_uses(checkout, config: str) 
     for path in results.glob("runs/**/record.json"):
         found = record.read(path)
         assert found["cell"]["stream_options"] == {"validation": 0.2}
-        assert sum(found["stream"]["train_sizes"] + found["stream"]["test_sizes"]) == 1438  # the training images alone
+    stream = json.loads((results / "plan.json").read_text())["stream"]
+    assert sum(stream["train_sizes"] + stream["test_sizes"]) == 1438  # the training images alone
     chosen = yaml.safe_load((results / "tuned.yaml").read_text())["components"]
     assert [entry["where"]["method"] for entry in chosen] == ["derpp", "sparcl-derpp"]
     scores = {}
     for path in results.glob("runs/split-digits/derpp/**/record.json"):
         found = record.read(path)
-        scores[found["cell"]["params"]["derpp.alpha"]] = found["results"]["metrics"]["class_il"]
+        scores[found["cell"]["params"]["derpp.alpha"]] = metrics.average(found["results"]["accuracy"]["class_il"])
     value = chosen[0]["values"]["derpp.alpha"]
     assert scores[value] == max(scores.values())
     assert chosen[0]["evidence"]["mean"] == pytest.approx(scores[value], abs=1e-4)
@@ -330,10 +420,10 @@ def test_search_writes_a_choice_that_another_matrix_uses(checkout, config: str) 
     assert (checkout.records("search"), (results / "tuned.yaml").stat().st_mtime_ns) == (before, written)
     checkout.write(search, SEARCH.replace("[0.2, 0.4]", "[0.2, 0.4, 0.8]"))
     dry = checkout.snakemake(search, "--dry-run", "--", "tune")
-    assert jobs(dry) == {"cell": 1, "check": 1, "tune": 1, "total": 3}
+    assert jobs(dry) == {"cell": 1, "collect": 1, "results": 1, "tune": 1, "total": 4}
     checkout.snakemake(search, "--", "tune")
     after = checkout.records("search")
-    added = "split-digits/derpp/s0.00/b20/derpp.alpha=0.8,epochs=1,stream.validation=0.2,width=4/seed0"
+    added = "split-digits/derpp/s0.00/b20/derpp.alpha=0.8+epochs=1+stream.validation=0.2+width=4/seed0"
     assert set(after) - set(before) == {added}
     assert {path: after[path] for path in before} == before
     chosen = yaml.safe_load((results / "tuned.yaml").read_text())["components"]
@@ -343,34 +433,23 @@ def test_search_writes_a_choice_that_another_matrix_uses(checkout, config: str) 
     value = chosen[0]["values"]["derpp.alpha"]
     using = checkout.write("using.yaml", SMALL + "hyperparameters: results/search/tuned.yaml\n")
     dry = checkout.snakemake(using, "--dry-run", "--", "cells")
-    assert f"/derpp/s0.00/b20/derpp.alpha={value},epochs=1,width=4/seed0" in dry
+    assert f"/derpp/s0.00/b20/derpp.alpha={value}+epochs=1+width=4/seed0" in dry
 
 
-def test_search_with_a_failed_cell_chooses_among_the_others_and_says_so(checkout) -> None:
-    text = SEARCH.replace("name: search", "name: diverging").replace("[0.2, 0.4]", "[0.2, 100000000]")
-    output = checkout.run(*run_script(checkout.write("diverging.yaml", text), "tune"), status=1)
-    assert "1 cell failed:" in output
-    chosen = yaml.safe_load((checkout.folder / "results/diverging/tuned.yaml").read_text())["components"]
+def test_search_with_a_diverged_cell_chooses_among_the_others_and_says_so(checkout) -> None:
+    text = SEARCH.replace("name: search", "name: wild").replace("[0.2, 0.4]", "[0.2, 100000000]")
+    checkout.snakemake(checkout.write("wild.yaml", text), "--", "tune")
+    chosen = yaml.safe_load((checkout.folder / "results/wild/tuned.yaml").read_text())["components"]
     assert chosen[0]["values"] == {"derpp.alpha": 0.2}
     assert (chosen[0]["evidence"]["points"], chosen[0]["evidence"]["complete"]) == (2, 1)
-    assert "not finite" in chosen[0]["evidence"]["lacking"][0]
+    assert "diverged" in chosen[0]["evidence"]["lacking"][0]
 
 
 def test_a_matrix_that_is_no_search_has_nothing_to_tune(checkout, config: str) -> None:
-    output = checkout.run(*run_script(config, "tune"), status=2)
-    assert output.splitlines()[-1] == (
-        f"error: {config}: stream_options.validation: missing, a search holds training images out"
-    )
-
-
-def test_two_runs_in_one_folder_do_not_meet(checkout, config: str) -> None:
-    import fcntl
-
-    (checkout.folder / ".snakemake").mkdir(exist_ok=True)
-    with (checkout.folder / ".snakemake/run.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        output = checkout.run(*run_script(config, "cells"), status=2)
-    assert output == "error: another run is at work in this folder; wait for it or stop it\n"
+    before = checkout.records("small")
+    output = checkout.snakemake(config, "--", "tune", status=2)
+    assert output.splitlines()[-1] == "error: stream_options.validation: missing, a search holds training images out"
+    assert checkout.records("small") == before
 
 
 def test_snakemakes_own_report(checkout, config: str) -> None:
@@ -401,8 +480,46 @@ def test_workflow_is_clean(checkout, command: tuple[str, ...]) -> None:
     checkout.run("-m", *command)
 
 
-def test_jobs_inherit_one_thread(checkout) -> None:
-    code = "import os, sys; sys.path.insert(0, 'workflow/scripts'); import startup; "
-    output = checkout.run("-c", code + "startup.prepare(); print(os.environ)")
-    assert "'SPARCL_WORKER': 'fork'" in output
-    assert os.environ.get("OMP_NUM_THREADS", "1") in output
+def test_jobs_read_the_plan_and_plan_nothing(checkout, config: str, tmp_path: Path) -> None:
+    """A process of Snakemake's own for one job, as on a node of a cluster, imports no torch and makes no plan."""
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch is not for this process')")
+    path = checkout.records("small").popitem()[0]
+    target = "results/small/tables/overall.csv"
+    (checkout.folder / target).unlink()
+    command = (
+        f"snakemake --snakefile workflow/Snakefile --configfile {config} --mode remote --cores 1 --force --no-hooks "
+        "--nolock --allowed-rules table --target-jobs table:table=overall"
+    )
+    environment = {**checkout.environment, "PYTHONPATH": f"{tmp_path}:{checkout.folder}"}
+    done = subprocess.run(
+        [sys.executable, "-m", *command.split()], cwd=checkout.folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert (checkout.folder / target).exists()
+    assert f"runs/{path}" not in done.stderr
+
+
+def test_make_is_a_convenience_over_it(checkout, config: str) -> None:
+    """`make` with the test's interpreter in place of a virtual environment of its own."""
+    binaries = checkout.folder / "venv/bin"
+    binaries.mkdir(parents=True)
+    (binaries / "snakemake").write_text(f'#!/bin/sh\nexec {sys.executable} -m snakemake "$@"\n')
+    (binaries / "snakemake").chmod(0o755)
+    for name in ("pyproject.toml", "constraints.txt"):
+        (checkout.folder / name).write_text("")
+    (checkout.folder / "venv/.installed").touch()
+
+    def make(*arguments: str) -> subprocess.CompletedProcess:
+        command = ["make", "VENV=venv", "CORES=2", *arguments]
+        return subprocess.run(command, cwd=checkout.folder, env=checkout.environment, capture_output=True, text=True)
+
+    done = make("tables", f"CONFIG={config}")
+    assert (done.returncode, "Nothing to be done" in done.stderr) == (0, True), done.stderr
+    bad = checkout.write("bad.yaml", SMALL.replace("seeds: 2", "seeds: 0"))
+    done = make("tables", f"CONFIG={bad}")
+    assert done.returncode == 2
+    assert "error: bad.yaml: seeds" in done.stderr
+    assert "Nothing to be done" in make("dry-run", f"CONFIG={config}").stdout
+    done = make("tune", f"CONFIG={config}")
+    assert done.returncode == 2
+    assert "error: stream_options.validation: missing, a search holds training images out" in done.stderr

@@ -1,94 +1,119 @@
-"""Tables, figures and the report, from the plan and the records."""
+"""One tidy table of all records; from it every table and figure, each a target of its own; and the report."""
 
 
-# Snakemake removes the outputs of a job before it starts the job. So the records are read in a job of their own: when
-# one of them is refused, what makes tables, figures and report is not started, and the old ones stay.
-# These jobs have the records as input too: without a check that passed, Snakemake would else find nothing to do.
-rule check:
-    """Read every record; one that is damaged or not the planned one stops the analysis here."""
+# Snakemake removes the outputs of a job when it starts the job. So the tidy table is made in a folder of its own, and
+# put in its place once every record could be used: when one is refused, old tables, figures and report stay.
+rule collect:
+    """Read every record once; one that is damaged or not the planned one stops the analysis here."""
     input:
-        records,
+        records(),
     output:
-        f"{RESULTS}/logs/checked.txt",
+        f"{RESULTS}/collected/results.csv.gz",
+        f"{RESULTS}/collected/provenance.json",
     log:
-        f"{RESULTS}/logs/check.txt",
+        f"{RESULTS}/logs/collect.txt",
     conda:
         "../../environment.yml"
     params:
-        script=CHECK,
-        plan=f"{RESULTS}/plan.json",
-        content=PLAN_DIGEST,
+        plan=PLAN_DIGEST,
+        code=CODE_DIGEST,
+        records=planning.digest(records()),
     shell:
-        "python {params.script:q} --plan {params.plan:q} --out {output:q} > {log:q} 2>&1"
+        analysis_of("collect", f"{RESULTS}/collected")
 
 
-rule tables:
-    """Every table as CSV, Markdown and LaTeX; what is missing is listed under it."""
+rule results:
+    """The tidy table, and where it comes from."""
     input:
-        records,
-        rules.check.output,
+        rules.collect.output,
+    output:
+        f"{RESULTS}/results.csv.gz",
+        f"{RESULTS}/provenance.json",
+    log:
+        f"{RESULTS}/logs/results.txt",
+    conda:
+        "../../environment.yml"
+    shell:
+        f"cp {{input:q}} {RESULTS} 2> {{log:q}}"
+
+
+rule table:
+    """One table as CSV, Markdown, LaTeX and HTML; what is missing is listed under it."""
+    input:
+        rules.results.output,
     output:
         report(
-            directory(f"{RESULTS}/tables"),
-            patterns=["{table}.csv"],
+            f"{RESULTS}/tables/{{table}}.csv",
             caption="../report/tables.rst",
             category="Tables",
             labels={"table": "{table}"},
         ),
+        multiext(f"{RESULTS}/tables/{{table}}", ".md", ".tex", ".html"),
     log:
-        f"{RESULTS}/logs/tables.txt",
+        f"{RESULTS}/logs/table-{{table}}.txt",
     conda:
         "../../environment.yml"
     params:
-        plan=f"{RESULTS}/plan.json",
-        content=PLAN_DIGEST,
+        plan=PLAN_DIGEST,
+        code=CODE_DIGEST,
     shell:
-        "python -m analysis tables --plan {params.plan:q} --out {output:q} > {log:q} 2>&1"
+        analysis_of("table {wildcards.table:q}", f"{RESULTS}/tables")
 
 
-rule figures:
-    """Every figure as PNG, SVG and PDF."""
+rule figure:
+    """One figure as SVG, PNG and PDF, with its caption and what it lacks."""
     input:
-        records,
-        rules.check.output,
+        rules.results.output,
     output:
         report(
-            directory(f"{RESULTS}/figures"),
-            patterns=["{figure}.svg"],
+            f"{RESULTS}/figures/{{figure}}.svg",
             caption="../report/figures.rst",
             category="Figures",
             labels={"figure": "{figure}"},
         ),
+        multiext(f"{RESULTS}/figures/{{figure}}", ".png", ".pdf", ".json"),
     log:
-        f"{RESULTS}/logs/figures.txt",
+        f"{RESULTS}/logs/figure-{{figure}}.txt",
     conda:
         "../../environment.yml"
     params:
-        plan=f"{RESULTS}/plan.json",
-        content=PLAN_DIGEST,
+        plan=PLAN_DIGEST,
+        code=CODE_DIGEST,
     shell:
-        "python -m analysis figures --plan {params.plan:q} --out {output:q} > {log:q} 2>&1"
+        analysis_of("figure {wildcards.figure:q}", f"{RESULTS}/figures")
+
+
+rule tables:
+    """All tables of the plan."""
+    input:
+        expand(rules.table.output, table=TABLES),
+
+
+rule figures:
+    """All figures of the plan."""
+    input:
+        expand(rules.figure.output, figure=FIGURES),
 
 
 rule report:
     """One self-contained HTML file with all tables and figures, and where everything comes from."""
     input:
-        records,
-        rules.check.output,
+        rules.results.output,
+        rules.tables.input,
+        rules.figures.input,
     output:
-        html=report(
+        report(
             f"{RESULTS}/report.html",
             caption="../report/report.rst",
             category="Report",
             labels={"file": "report"},
         ),
-        provenance=f"{RESULTS}/provenance.json",
     log:
         f"{RESULTS}/logs/report.txt",
     conda:
         "../../environment.yml"
     params:
-        plan=f"{RESULTS}/plan.json",
-        content=PLAN_DIGEST,
+        plan=PLAN_DIGEST,
+        code=CODE_DIGEST,
     shell:
-        "python -m analysis report --plan {params.plan:q} --out {output.html:q} > {log:q} 2>&1"
+        analysis_of("report", "{output:q}")

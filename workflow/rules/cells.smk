@@ -1,10 +1,28 @@
-"""One job per cell."""
+"""The stream, then one job per cell."""
 
 # In a partial run the records are what they are, and nothing may run to make more of them.
 if not PARTIAL:
 
+    rule data:
+        """Download and check the stream. Compute nodes often have no network: this runs beside Snakemake itself."""
+        output:
+            DATA,
+        log:
+            f"{RESULTS}/logs/data.txt",
+        conda:
+            "../../environment.yml"
+        params:
+            stream=PLAN["stream"]["name"],
+            options=stream_options,
+        shell:
+            launch(
+                "sparcl data --stream {params.stream} {params.options:q} > {output:q} 2> {log:q}"
+            )
+
     rule cell:
         """Train and evaluate one cell. An interrupted run continues from the checkpoint beside its record."""
+        input:
+            checked_data,
         output:
             f"{RESULTS}/runs/{{cell}}/record.json",
         log:
@@ -14,16 +32,20 @@ if not PARTIAL:
         threads: 1
         resources:
             gpu=gpus,
+            runtime=minutes,
+            mem_mb=megabytes,
         params:
+            # A cell runs again when one of these changes or its record is missing, and for no other reason.
             cell=cell_json,
             identity=identity,
-            results=results_folder,
         shell:
-            "exec python -m sparcl.worker run --cell {params.cell:q} --results {params.results:q}"
-            " --threads {threads} > {log:q} 2>&1"
+            launch(
+                "--gpus {resources.gpu} sparcl run --cell {params.cell:q} --identity {params.identity}"
+                f" --results {RESULTS} --threads {{threads}} > {{log:q}} 2>&1"
+            )
 
 
 rule cells:
     """All records of the plan, nothing else."""
     input:
-        records,
+        records(),

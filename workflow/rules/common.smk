@@ -1,11 +1,13 @@
-"""The matrix and its cells. Everything that can be wrong with a config is found here, before any job exists."""
+"""The plan and what the rules ask of it. What can be wrong with a config is found here, before any job exists."""
 
 import json
+import math
 import os
+import shlex
 import sys
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 # Without --configfile the default matrix runs. A config file is never merged into it.
 if "groups" not in config:
@@ -15,36 +17,81 @@ if "groups" not in config:
 
 SCRIPTS = Path(str(workflow.current_basedir)).parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))
-# Relative, so that a checkout that was moved or cloned has the same parameters.
-CHECK = os.path.relpath(SCRIPTS / "check.py")
 
-import progress
-import startup
+import planning
+import session
+
+import analysis
+import sparcl
+from analysis import catalog
+
+session.prepare()
 
 # `--config partial=true`: tables and figures of the records that are there; no cell runs.
 PARTIAL = bool(config.get("partial", False))
 MATRIX = {key: value for key, value in config.items() if key != "partial"}
 
-startup.prepare()
-try:
-    PLAN = startup.plan(
+# The process that the user has started makes the plan, and writes it when the run starts. A job that has a Snakemake
+# process of its own, on a node of a cluster for example, reads it there.
+if workflow.is_main_process:
+    PLAN = planning.make(
         MATRIX, workflow.configfiles, bool(workflow.config_settings.config)
     )
-except ValueError as error:
-    raise WorkflowError(str(error)) from None
+else:
+    PLAN = planning.read(Path("results") / config["name"] / "plan.json")
 
 RESULTS = f"results/{PLAN['name']}"
-# The analysis reads the plan as a file, written when a run starts; what it says is a parameter of its jobs.
-PLAN_DIGEST = startup.digest(PLAN)
+PLAN_FILE = f"{RESULTS}/plan.json"
 CELLS = {entry["path"]: entry for entry in PLAN["cells"]}
+TABLES, FIGURES = catalog.tables(PLAN), catalog.figures(PLAN)
+# What tables are made by, beside the records: a parameter of the jobs that make them.
+PLAN_DIGEST = planning.digest(PLAN)
+CODE_DIGEST = planning.code(Path(analysis.__path__[0]), Path(sparcl.__path__[0]))
 
 
 wildcard_constraints:
-    cell=r"[A-Za-z0-9._=,+-]+(/[A-Za-z0-9._=,+-]+)*",
+    cell=r"[A-Za-z0-9._=+-]+(/[A-Za-z0-9._=+-]+)*",
+    table=r"[A-Za-z0-9._+-]+",
+    figure=r"[A-Za-z0-9._+-]+",
+
+
+# The stream's check, which cells wait for.
+DATA = f"{RESULTS}/data.txt"
+
+
+def launch(command):
+    """Return the shell command of a job. What stands here is no parameter: no job becomes stale by it."""
+    script = shlex.quote(os.path.relpath(SCRIPTS / "launch.py"))
+    return f"exec python -I -S {script} {command}"
+
+
+def analysis_of(command, out=RESULTS):
+    """Return the shell command of a job that makes something of the records. The tidy table lies beside the plan."""
+    return launch(
+        f"analysis {command} --plan {PLAN_FILE} --out {out} > {{log:q}} 2>&1"
+    )
+
+
+def records():
+    """Return the records to collect: all of the plan, or (partial) those that are there."""
+    found = [f"{RESULTS}/runs/{path}/record.json" for path in CELLS]
+    return [record for record in found if Path(record).exists()] if PARTIAL else found
+
+
+def checked_data(wildcards):
+    """Return what a cell waits for: the stream's check. An old record does not become stale by its absence."""
+    is_old = Path(RESULTS, "runs", wildcards.cell, "record.json").exists()
+    return [] if is_old and not Path(DATA).exists() else ancient(DATA)
+
+
+def stream_options(wildcards):
+    """Return the stream's options as `sparcl data` takes them."""
+    options = MATRIX.get("stream_options", {})
+    return [f"--set=stream.{key}={json.dumps(options[key])}" for key in sorted(options)]
 
 
 def cell_json(wildcards):
-    """Return the cell as the JSON text that `sparcl run` takes; with it every setting is a rerun trigger."""
+    """Return the cell as the JSON text that `sparcl run` takes."""
     return json.dumps(CELLS[wildcards.cell]["cell"], sort_keys=True)
 
 
@@ -53,29 +100,47 @@ def identity(wildcards):
     return CELLS[wildcards.cell]["identity"]
 
 
-def results_folder(wildcards, output):
-    """Return the results folder of a record, which `sparcl run` takes as --results."""
-    return Path(output[0]).parents[wildcards.cell.count("/") + 2]
-
-
 def gpus(wildcards):
     return int(CELLS[wildcards.cell]["cell"]["device"] == "cuda")
 
 
-def records(wildcards):
-    """Return the records to aggregate: all of the plan, or (partial) those that are there."""
-    found = [f"{RESULTS}/runs/{path}/record.json" for path in CELLS]
-    return [record for record in found if Path(record).exists()] if PARTIAL else found
+def minutes(wildcards, attempt):
+    """Return a job's time limit for a cluster: ten minutes and four times the estimate, more at each attempt."""
+    seconds = CELLS[wildcards.cell]["resources"]["seconds"]
+    return (10 + math.ceil(4 * seconds / 60)) * attempt
+
+
+def megabytes(wildcards, attempt):
+    return math.ceil(CELLS[wildcards.cell]["resources"]["memory_mb"]) * attempt
 
 
 onstart:
-    startup.write(PLAN, Path(RESULTS) / "plan.json")
-    progress.start(workflow, Path(RESULTS))
+    session.start(is_local=workflow.local_exec)
+    planning.write(PLAN, Path(PLAN_FILE))
+    seconds = {path: entry["resources"]["seconds"] for path, entry in CELLS.items()}
+    logger.info(
+        f"plan: {PLAN_FILE}",
+        extra={"sparcl": {"results": RESULTS, "seconds": seconds}},
+    )
 
 
 onsuccess:
-    progress.finish(Path(RESULTS), ", ".join(log), failed=False)
+    logger.info(
+        f"results: {RESULTS}", extra={"sparcl": {"log": list(log), "failed": False}}
+    )
 
 
 onerror:
-    progress.finish(Path(RESULTS), ", ".join(log), failed=True)
+    logger.info(
+        f"results: {RESULTS}",
+        extra={
+            "sparcl": {
+                "log": list(log),
+                "failed": True,
+                "interrupted": session.was_interrupted(),
+            }
+        },
+    )
+    # Bad input has its own exit status, that of the commands; for all else Snakemake's own, 1.
+    if session.refused(Path(RESULTS, "logs").glob("*.txt")):
+        sys.exit(2)

@@ -6,8 +6,7 @@ if MATRIX.get("stream_options", {}).get("validation"):
     rule tune:
         """The best values of the swept parameters, with the evidence, for `hyperparameters:` in another matrix."""
         input:
-            records,
-            rules.check.output,
+            rules.results.output,
         output:
             report(
                 f"{RESULTS}/tuned.yaml",
@@ -27,8 +26,20 @@ if MATRIX.get("stream_options", {}).get("validation"):
         conda:
             "../../environment.yml"
         params:
-            plan=f"{RESULTS}/plan.json",
-            content=PLAN_DIGEST,
-            folder=RESULTS,
+            plan=PLAN_DIGEST,
+            code=CODE_DIGEST,
         shell:
-            "python -m analysis tune --plan {params.plan:q} --out {params.folder:q} > {log:q} 2>&1"
+            analysis_of("tune")
+
+else:
+
+    rule tune:
+        """A matrix that holds no training images out is no search, and says so before it runs any cell."""
+        log:
+            f"{RESULTS}/logs/tune.txt",
+        conda:
+            "../../environment.yml"
+        params:
+            problem="stream_options.validation: missing, a search holds training images out",
+        shell:
+            "echo error: {params.problem:q} > {log:q}; exit 2"

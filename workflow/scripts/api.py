@@ -1,10 +1,9 @@
-"""Write the API reference, ``docs/api``, from the docstrings; with ``--check`` only say what is missing or stale.
+"""Write the API reference, ``build/api``, from the docstrings; with ``--check`` only say what is missing.
 
     python workflow/scripts/api.py [--check] [--out FOLDER]
 
 One Markdown page for each public module (griffe reads the sources, griffe2md renders them). A method that overrides a
-documented one has its docstring. Exit status 1 where a public module, class, function or method has no docstring, or
-where, with ``--check``, a page differs from what the docstrings say.
+documented one has its docstring. Exit status 1 where a public module, class, function or method has no docstring.
 """
 
 from __future__ import annotations
@@ -96,29 +95,21 @@ def index(found: list[griffe.Module]) -> str:
 def main() -> int:
     """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; say what is missing or stale")
-    parser.add_argument("--out", type=Path, default=TOP / "docs" / "api", metavar="FOLDER", help="default: docs/api")
+    parser.add_argument("--check", action="store_true", help="write nothing; say what is missing")
+    parser.add_argument("--out", type=Path, default=TOP / "build" / "api", metavar="FOLDER", help="default: build/api")
     options = parser.parse_args()
     found = load()
     lacking = [f"{path}: no docstring" for module in found for path in missing(module)]
-    known = {path: place for module in found for path, place in targets(module, f"{module.path}.md")}
-    pages = {f"{module.path}.md": page(module, known) for module in found} | {"README.md": index(found)}
-    there = {path.name: path for path in options.out.glob("*.md")}
-    stale = [
-        name
-        for name in sorted({*pages, *there})
-        if name not in pages or name not in there or there[name].read_text(encoding="utf-8") != pages[name]
-    ]
-    if options.check:
-        lacking += [f"{options.out / name}: not what the docstrings say; run 'make api'" for name in stale]
-    else:
+    if not options.check:
+        known = {path: place for module in found for path, place in targets(module, f"{module.path}.md")}
+        pages = {f"{module.path}.md": page(module, known) for module in found} | {"README.md": index(found)}
         options.out.mkdir(parents=True, exist_ok=True)
-        for name in stale:
-            if name in pages:
-                (options.out / name).write_text(pages[name], encoding="utf-8")
-            else:
-                there[name].unlink()
-        print(f"{options.out}: {len(pages)} pages, {len(stale)} changed")
+        for old in options.out.glob("*.md"):
+            if old.name not in pages:
+                old.unlink()
+        for name, text in pages.items():
+            (options.out / name).write_text(text, encoding="utf-8")
+        print(f"{options.out}: {len(pages)} pages")
     for line in lacking:
         print(line, file=sys.stderr)
     return 1 if lacking else 0

@@ -1,0 +1,200 @@
+"""The plan of a matrix: a file that is made once and holds all that follows from the settings of its cells.
+
+Jobs on other nodes, the progress display and the analysis read it and plan nothing again.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+from sparcl import methods, streams
+from sparcl.cell import Cell
+from sparcl.costs import planning
+from sparcl.files import atomic
+from sparcl.matrix import Matrix
+from sparcl.running.identity import contents, identity
+
+SCHEMA = "sparcl-plan/2"
+START_SECONDS = 1.0
+"""What a cell takes beside its steps, for the first estimate."""
+FLOPS_PER_SECOND, STEP_SECONDS = 2e10, 2e-3
+"""Of one core, for the first estimate: convolutions of a small network, and what a step takes beside them."""
+BASE_MEGABYTES = 700
+"""Of a process with the libraries loaded."""
+
+
+class Entry(TypedDict):
+    """A planned cell."""
+
+    path: str
+    groups: list[str]
+    cell: dict[str, Any]
+    variant: dict[str, Any]
+    identity: str
+    planned: dict[str, Any]
+    resources: dict[str, float]
+
+
+class Plan(TypedDict):
+    """What plan.json holds; ``docs/pipeline.md`` explains the keys."""
+
+    schema: str
+    name: str
+    title: str
+    description: str
+    reference: str | None
+    config: dict[str, Any]
+    stream: dict[str, Any]
+    methods: dict[str, dict[str, Any]]
+    cells: list[Entry]
+
+
+def make(matrix: Matrix) -> Plan:
+    """Return the plan of a checked matrix."""
+    config = matrix.config
+    mark = functools.cache(lambda: contents(matrix.cells[0]))
+    described = streams.describe(config["stream"], dict(config.get("stream_options", {})))
+    per_task = described.classes // described.tasks
+    return {
+        "schema": SCHEMA,
+        "name": matrix.name,
+        "title": config["title"],
+        "description": config.get("description", ""),
+        "reference": config.get("reference"),
+        "config": dict(config),
+        "stream": {
+            "name": config["stream"],
+            "label": described.label,
+            "tasks": described.tasks,
+            "classes": [list(range(t * per_task, (t + 1) * per_task)) for t in range(described.tasks)],
+            "train_sizes": list(described.train_sizes),
+            "test_sizes": list(described.test_sizes),
+            "shape": list(described.shape),
+        },
+        "methods": {name: _method(name) for name in dict.fromkeys(cell.method for cell in matrix.cells)},
+        "cells": [
+            {
+                "path": cell.path,
+                "groups": list(groups),
+                "cell": cell.as_dict(),
+                "variant": dict(cell.variant),
+                "identity": identity(cell, lambda _: mark()),
+                "planned": planning.facts(cell),
+                "resources": resources(cell),
+            }
+            for cell, groups in zip(matrix.cells, matrix.groups, strict=True)
+        ],
+    }
+
+
+def _method(name: str) -> dict[str, Any]:
+    found = methods.get(name)
+    return {
+        "label": found.label,
+        "family": found.family,
+        "learner": found.learner,
+        "policies": {kind: found.policies.get(kind) for kind in methods.KINDS},
+        "task_il_only": found.task_il_only,
+    }
+
+
+def resources(cell: Cell) -> dict[str, float]:
+    """Return a first estimate of what a cell needs: seconds of one core, and megabytes."""
+    facts = planning.facts(cell)
+    info = streams.describe(cell.stream, dict(cell.stream_options))
+    steps = cell.epochs * sum(info.train_sizes) / cell.batch_size
+    seconds = START_SECONDS + steps * STEP_SECONDS + facts["flops_dense"] / FLOPS_PER_SECOND
+    images = math.prod(info.shape) * (sum(info.train_sizes) + sum(info.test_sizes))
+    held = 3 * facts["memory"]["activations"] + 8 * 4 * facts["memory"]["dense_parameters"] + images
+    return {"seconds": round(seconds, 2), "memory_mb": round(BASE_MEGABYTES + held / 1e6)}
+
+
+def write(plan: Plan, results: Path) -> Path:
+    """Write ``plan`` to results/<name>/plan.json unless it is there already; return the file."""
+    target = results / plan["name"] / "plan.json"
+    text = json.dumps(plan, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    try:
+        unchanged = target.read_text(encoding="utf-8") == text
+    except (OSError, UnicodeDecodeError):
+        unchanged = False
+    if not unchanged:
+        atomic.write_text(target, text)
+    return target
+
+
+# -- what of it is done ------------------------------------------------------------------------------------------------
+def summary(plan: Plan, results: Path) -> list[str]:
+    """Return what a plan holds, what of it is done, and how long the rest takes by the records that exist."""
+    state = _measured(plan, results)
+    cells = plan["cells"]
+    lines = [f"{plan['title']}: {len(cells)} cells on {plan['config']['stream']}"]
+    for group in plan["config"]["groups"]:
+        inside = [entry for entry in cells if group in entry["groups"]]
+        done = sum(entry["path"] in state.current for entry in inside)
+        lines.append(f"  {group:<24} {len(inside):>5} cells, {done} done")
+    todo = [entry["cell"] for entry in cells if entry["path"] not in state.current]
+    lines.append(f"to run: {len(todo)} of {len(cells)}" + (f" ({state.stale} out of date)" if state.stale else ""))
+    seconds = state.estimate(todo)
+    if todo and seconds is not None:
+        lines.append(f"estimated: {clock(seconds)} of one core, by {len(state.seconds)} measured cells")
+    return lines
+
+
+@dataclass
+class _State:
+    """Records found for a plan: current paths, how many are stale, and measured (cell, wall seconds)."""
+
+    current: set[str]
+    stale: int
+    seconds: list[tuple[Mapping[str, Any], float]]
+
+    def estimate(self, cells: list[dict[str, Any]]) -> float | None:
+        """Return the core seconds that ``cells`` take: mean of the method, else of all, scaled by epochs."""
+        if not self.seconds:
+            return None
+        overall = _mean([seconds / cell["epochs"] for cell, seconds in self.seconds])
+        by_method: dict[str, list[float]] = {}
+        for cell, seconds in self.seconds:
+            by_method.setdefault(cell["method"], []).append(seconds / cell["epochs"])
+        means = {method: _mean(values) for method, values in by_method.items()}
+        return sum(cell["epochs"] * means.get(cell["method"], overall) for cell in cells)
+
+
+def _measured(plan: Plan, results: Path) -> _State:
+    state = _State(set(), 0, [])
+    for entry in plan["cells"]:
+        path = results / plan["name"] / "runs" / entry["path"] / "record.json"
+        try:
+            record = json.loads(path.read_bytes())
+            seconds = float(record["measured"]["wall_seconds"])
+            found = record["identity"]
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, TypeError, LookupError, RecursionError):
+            state.stale += 1
+            continue
+        if found == entry["identity"]:
+            state.current.add(entry["path"])
+        else:
+            state.stale += 1
+        if math.isfinite(seconds):
+            state.seconds.append((entry["cell"], seconds))
+    return state
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as people say it: "45 s", "12 min", "3 h 20 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

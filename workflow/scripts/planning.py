@@ -1,0 +1,65 @@
+"""The plan of a run: made once, by the process that the user has started, and read by the processes of its jobs."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+LIGHT = ("metrics.py", "costs/memory.py", "costs/published.py", "running/record.py", "data/published.csv")
+"""What of the library tables are made with; none of it changes what a cell's run does."""
+
+
+def make(matrix: Mapping[str, Any], files: Sequence[str | Path], is_overridden: bool) -> dict[str, Any]:
+    """Return the plan of a matrix, as ``sparcl plan`` makes it.
+
+    A single config file that nothing overrides is read by ``sparcl plan`` itself, which sees more than the merged
+    result: a key that stands twice, for example.
+
+    Raises:
+        SystemExit: with status 2, when the matrix is wrong; one line for each problem has been printed.
+    """
+    name = os.path.relpath(files[0]) if len(files) == 1 and not is_overridden else "-"
+    command = [sys.executable, "-m", "sparcl", "plan", "--json", "--config", name]
+    done = subprocess.run(command, input=json.dumps(matrix), stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(done.returncode)
+    return json.loads(done.stdout)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the plan that the main process has written before it started any job."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write(plan: Mapping[str, Any], path: Path) -> None:
+    """Write a plan as ``sparcl plan`` does, unless it stands there already."""
+    from sparcl.files import atomic
+
+    text = json.dumps(plan, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        atomic.write_text(path, text)
+
+
+def digest(value: Any) -> str:
+    """Return the SHA-256 of JSON values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def code(analysis: Path, library: Path) -> str:
+    """Return the SHA-256 of what makes tables and figures of records, comments and formatting left out."""
+    files = [path for path in sorted(analysis.rglob("*")) if path.suffix in (".py", ".mplstyle", ".j2", ".csv")]
+    return digest(list(_contents([*files, *(library / name for name in LIGHT)])))
+
+
+def _contents(files: Iterable[Path]) -> Iterable[tuple[str, str]]:
+    for path in files:
+        if path.exists():
+            text = path.read_text(encoding="utf-8")
+            yield path.name, ast.dump(ast.parse(text)) if path.suffix == ".py" else text
