@@ -61,16 +61,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Callable[...,
     for name in ("pyproject.toml", "tests/conftest.py", "tests/test_contract.py"):
         shutil.copy(TOP / name, folder / name)
     (folder / "small.yaml").write_text(CONFIG)
-    environment = {key: value for key, value in os.environ.items() if key != "SPARCL_WORKER"}
 
     def python(*arguments: str, cwd: Path = folder, path: str = str(folder)) -> str:
-        command, env = [sys.executable, *arguments], {**environment, "PYTHONPATH": path}
+        command, env = [sys.executable, *arguments], {**os.environ, "PYTHONPATH": path}
         done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     for kind in KINDS:
-        printed = python("-m", "sparcl.worker", "new-baseline", f"my_{kind}", "--kind", kind, "--config", "small.yaml")
+        printed = python("-m", "sparcl", "new-baseline", f"my_{kind}", "--kind", kind, "--config", "small.yaml")
         for path in (f"baselines/my_{kind}.py", f"tests/baselines/test_my_{kind}.py"):
             assert path in printed
             assert (folder / path).exists()
@@ -117,7 +116,7 @@ def test_the_config_has_its_cells_and_nothing_else_has_changed(whole) -> None:
 def test_a_package_of_its_own_passes_as_written(whole, tmp_path: Path) -> None:
     folder, python = whole
     package = tmp_path / "plugin"
-    printed = python("-m", "sparcl.worker", "new-baseline", "zebra", "--label", "Zebra 2.0", "--package", str(package))
+    printed = python("-m", "sparcl", "new-baseline", "zebra", "--label", "Zebra 2.0", "--package", str(package))
     assert set(files(package)) == {"zebra.py", "tests/test_zebra.py", "pyproject.toml", "README.md"}
     assert f"pip install --no-deps --editable {package}" in printed
     python("-m", "ruff", "check", "--no-cache", ".", cwd=package)

@@ -36,14 +36,13 @@ def install(folder: Path, module: str) -> None:
 
 def python(site: Path, *arguments: str) -> subprocess.CompletedProcess:
     """Run Python with the packages of ``site``."""
-    environment = {key: value for key, value in os.environ.items() if key != "SPARCL_WORKER"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(site), str(TOP)])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(TOP)])}
     return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
 
 
 def sparcl(site: Path, *arguments: str) -> subprocess.CompletedProcess:
     """Run the command line with the packages of ``site``."""
-    return python(site, "-m", "sparcl.worker", *arguments)
+    return python(site, "-m", "sparcl", *arguments)
 
 
 def test_an_installed_package_joins_on_every_learner(site: Path) -> None:

@@ -68,7 +68,9 @@ def test_no_room_has_a_circle(room: str) -> None:
     assert not left, f"a circle among {', '.join(sorted(left))}"
 
 
-@pytest.mark.parametrize("module", ["sparcl", "sparcl.running.record", "sparcl.cli", "analysis.__main__"])
+@pytest.mark.parametrize(
+    "module", ["sparcl", "sparcl.running.record", "sparcl.cli", "analysis.catalog", "analysis.__main__"]
+)
 def test_importing_stays_light(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=TOP).returncode == 0

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import gc
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import launching
 import psutil
 import pytest
 from forked import call
@@ -53,40 +51,32 @@ def test_two_hundred_cells_in_one_process(small_cell: Callable[..., cell.Cell], 
 
 
 @pytest.mark.parametrize("count", [12, pytest.param(200, marks=pytest.mark.slow)])
-def test_cells_through_the_fork_server(count: int, small_cell: Callable[..., cell.Cell], tmp_path: Path) -> None:
-    """What serves real cells is the same size after them, and leaves nothing in its folder but sockets and locks."""
-    environment = {**os.environ, "SPARCL_WORKER": "fork", "TMPDIR": str(tmp_path)}
-    environment.pop("XDG_RUNTIME_DIR", None)
+def test_cells_in_children_of_a_zygote(count: int, small_cell: Callable[..., cell.Cell], tmp_path: Path) -> None:
+    """What real cells are forked from is the same size after them, and leaves nothing behind when it ends."""
+    with launching.Run({"TMPDIR": str(tmp_path)}) as run:
+        zygote = psutil.Process(run.zygote)
 
-    def run(number: int) -> None:
-        chosen = small_cell(METHODS[number % 5], seed=number, epochs=1, batch_size=256)
-        command = [sys.executable, "-m", "sparcl.worker", "run", "--cell", chosen.json()]
-        command += ["--results", str(tmp_path / "results"), "--quiet"]
-        subprocess.run(command, env=environment, check=True, capture_output=True)
+        def use() -> list[object]:
+            entries = sorted(entry.name for entry in tmp_path.glob("sparcl-*/*"))
+            return [
+                zygote.memory_info().rss,
+                zygote.num_fds(),
+                zygote.num_threads(),
+                zygote.children(),
+                entries,
+            ]
 
-    def servers() -> list[psutil.Process]:
-        folder = f"{tmp_path}/sparcl-"
-        found = psutil.process_iter(["cmdline"])
-        return [process for process in found if (process.info["cmdline"] or [""])[-1].startswith(folder)]
+        def cells(numbers: range) -> None:
+            for number in numbers:
+                chosen = small_cell(METHODS[number % 5], seed=number, epochs=1, batch_size=256)
+                done = run.run("sparcl", "run", "--cell", chosen.json(), "--results", str(tmp_path / "results"))
+                assert done.returncode == 0, done.stderr
 
-    def use() -> list[object]:
-        (server,) = servers()
-        entries = sorted(entry.name for entry in tmp_path.glob("sparcl-*/*"))
-        return [
-            server.memory_info().rss,
-            server.pid,
-            server.num_fds(),
-            server.num_threads(),
-            server.children(),
-            entries,
-        ]
-
-    for number in range(3):
-        run(number)
-    early = use()
-    for number in range(3, count):
-        run(number)
-    late = use()
+        cells(range(3))
+        early = use()
+        cells(range(3, count))
+        late = use()
     assert late[1:] == early[1:]
     assert late[0] <= early[0] + 2 * MIB
-    servers()[0].terminate()
+    zygote.wait(20)
+    assert not list(tmp_path.glob("sparcl-*"))

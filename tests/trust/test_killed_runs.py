@@ -7,13 +7,13 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import launching
 import pytest
 from forked import PACKAGE, call, outcome, start, watch
 
@@ -289,17 +289,16 @@ def test_a_command_line_leaves_the_signals_as_they_were(
 
 
 def test_a_killed_command_continues(small_cell: Callable[..., cell.Cell], tmp_path: Path) -> None:
-    """The command itself, through the fork server: its client is killed, and with it its child."""
+    """The command as the workflow starts it, in a child of a zygote: its launcher is killed, and with it the child."""
     chosen = small_cell("sparcl-derpp", epochs=20)
     whole = runner.run_cell(chosen, tmp_path / "whole")
-    environment = {**os.environ, "SPARCL_WORKER": "fork", "TMPDIR": str(tmp_path)}
-    environment.pop("XDG_RUNTIME_DIR", None)
-    line = [sys.executable, "-m", "sparcl.worker", *command(chosen, tmp_path / "killed", "--quiet")]
-    first = subprocess.Popen([*line, "--checkpoint-every", "0"], env=environment)
-    while not saved_in(chosen, tmp_path / "killed").exists():
-        assert first.poll() is None
-        time.sleep(0.01)
-    first.kill()
-    first.wait()
-    subprocess.run(line, env=environment, check=True, capture_output=True)  # waits for the child, if need be
+    line = ["sparcl", *command(chosen, tmp_path / "killed", "--quiet")]
+    with launching.Run() as run:
+        first = run.start(*line, "--checkpoint-every", "0")
+        while not saved_in(chosen, tmp_path / "killed").exists():
+            assert first.poll() is None
+            time.sleep(0.01)
+        first.kill()
+        first.wait()
+        assert run.run(*line).returncode == 0  # waits for the child, if need be
     assert check(chosen, tmp_path / "killed", whole)["measured"]["resumed"] == 1

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import launching
 import numpy as np
 import pytest
 import torch
@@ -35,7 +36,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("method", ["sparcl-derpp", "rigl-er", "lwta"])
 def test_everywhere_the_same(method: str, small_cell: Callable[..., cell.Cell], clone: Path, tmp_path: Path) -> None:
-    """Four processes beside each other, with other surroundings each, and this one after other cells."""
+    """Processes beside each other, with other surroundings each, and this one after other cells."""
     chosen = small_cell(method, epochs=1)
     common = {**os.environ, "TMPDIR": str(tmp_path)}
     common.pop("XDG_RUNTIME_DIR", None)
@@ -47,24 +48,16 @@ def test_everywhere_the_same(method: str, small_cell: Callable[..., cell.Cell], 
             {"PYTHONHASHSEED": "2", "TZ": "Asia/Kathmandu", "LC_ALL": "C", "HOME": "/"},
         ),
         "clone": ("sparcl.cli", clone, {"PYTHONPATH": str(clone), "MALLOC_PERTURB_": "165"}),
-        "served": ("sparcl.worker", TOP, {"SPARCL_WORKER": "fork"}),
     }
+    command = ["run", "--cell", chosen.json(), "--data", str(TOP / "data"), "--results"]
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     running = {}
     for name, (module, folder, variables) in surroundings.items():
-        command = [
-            sys.executable,
-            "-m",
-            module,
-            "run",
-            "--cell",
-            chosen.json(),
-            "--results",
-            str(tmp_path / name),
-        ]
-        running[name] = subprocess.Popen(
-            [*command, "--data", str(TOP / "data")], env=common | variables, cwd=folder,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+        line = [sys.executable, "-m", module, *command, str(tmp_path / name)]
+        running[name] = subprocess.Popen(line, env=common | variables, cwd=folder, **streams)
+    with launching.Run() as run:
+        running["forked"] = run.start("sparcl", *command, str(tmp_path / "forked"), **streams)
+        running["forked"].wait()
     for other in ("er", "snip-derpp", "packnet"):
         runner.run_cell(small_cell(other, epochs=1), tmp_path / "others")
     here = record.reproducible(runner.run_cell(chosen, tmp_path / "here"))

@@ -19,7 +19,8 @@ from analysis import catalog
 from sparcl import metrics
 from sparcl.running import record
 
-pytestmark = pytest.mark.pipeline
+# One checkout, whose tests follow each other.
+pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("pipeline")]
 
 SMALL = """
 name: small

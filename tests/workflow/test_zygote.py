@@ -236,8 +236,16 @@ def test_garbled_requests_do_no_harm(site: Site) -> None:
         connection.connect(site.socket)
         socket.send_fds(connection, [(100).to_bytes(8, "big")], [0, 1, 2])
         connection.sendall(b"{")
+    whole = {"module": "job", "arguments": ["exit", "0"], "folder": str(site.folder), "python": sys.executable}
+    data = json.dumps(whole | {"environment": site.environment}).encode()
+    with socket.socket(socket.AF_UNIX) as connection:  # whoever asked has gone before there is an answer
+        connection.connect(site.socket)
+        socket.send_fds(connection, [len(data).to_bytes(8, "big")], [0, 1, 2])
+        connection.sendall(data)
     assert site.run("exit", "3").returncode == 3
-    assert until(lambda: zygote.num_fds() == files)
+    assert until(lambda: zygote.num_fds() == files and not zygote.children())
+    assert Path(site.socket).exists()
+    assert json.loads(site.run("state").stdout)["parent"] == site.zygote
 
 
 def test_a_cells_record_is_the_same_either_way(small_cell: Callable[..., cell.Cell], tmp_path: Path) -> None:

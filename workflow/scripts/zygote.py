@@ -64,8 +64,11 @@ def serve(listener: socket.socket) -> None:
                     os.environ.update(request["environment"])
                 _preload(request["module"], loaded)
                 if os.fork() == 0:
-                    listener.close()
-                    _become(request, connection, streams)
+                    try:
+                        listener.close()
+                        _become(request, connection, streams)
+                    finally:
+                        os._exit(1)  # whatever happens: a child is no second zygote
         except (OSError, EOFError, ValueError, LookupError):
             pass  # whoever asked for it runs it in a process of its own
         for descriptor in streams:
