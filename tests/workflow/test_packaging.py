@@ -106,7 +106,7 @@ def fresh(tmp_path: Path) -> Path:
 def test_make_sets_up_first_and_passes_its_variables_on(fresh: Path) -> None:
     done = make(fresh, "-n", "tables", "CONFIG=my config.yaml", "CORES=3")
     assert done.returncode == 0, done.stderr
-    steps = ["-m venv .venv", "-m pip install", 'workflow/scripts/run.py --config "my config.yaml" --cores "3" all']
+    steps = ["-m venv .venv", "-m pip install", 'snakemake --configfile "my config.yaml" --cores "3"  -- all']
     places = [done.stdout.find(step) for step in steps]
     assert -1 not in places
     assert places == sorted(places)
@@ -139,7 +139,7 @@ def test_help_is_the_default_and_names_the_targets(fresh: Path) -> None:
 
 def test_package_data_travel_with_the_package() -> None:
     patterns = PROJECT["tool"]["setuptools"]["package-data"]["*"]
-    command = ["git", "ls-files", "sparcl", "baselines", "analysis"]
+    command = ["git", "ls-files", "sparcl", "baselines", "analysis", "snakemake_logger_plugin_sparcl"]
     listed = subprocess.run(command, cwd=TOP, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("not a git checkout")

@@ -14,13 +14,22 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ZYGOTE = "SPARCL_ZYGOTE"
 """Environment variable of the jobs: the socket of the run's zygote (``zygote.py``)."""
 _kept: list[Any] = []  # open until the process ends
-_state = {"interrupted": False, "began": 0.0}
+
+
+@dataclass
+class _State:
+    interrupted: bool = False
+    began: float = 0.0
+
+
+_state = _State()
 
 
 def prepare() -> None:
@@ -30,7 +39,7 @@ def prepare() -> None:
 
 def start(is_local: bool) -> None:
     """Begin a run: take the lock, heed signals, and start the zygote where jobs run on this machine."""
-    _state["began"] = time.time()
+    _state.began = time.time()
     _lock(Path(".snakemake/run.lock"))
     _heed_signals(is_local)
     os.environ.pop(ZYGOTE, None)
@@ -40,14 +49,14 @@ def start(is_local: bool) -> None:
 
 def was_interrupted() -> bool:
     """Return whether the run has been asked to stop."""
-    return _state["interrupted"]
+    return _state.interrupted
 
 
 def refused(logs: Iterable[Path]) -> bool:
     """Return whether one of these logs of jobs of this run says that an input cannot be used."""
     for log in logs:
         with contextlib.suppress(OSError):
-            if log.stat().st_mtime >= _state["began"] - 1.0 and "\nerror: " in "\n" + log.read_text("utf-8", "replace"):
+            if log.stat().st_mtime >= _state.began - 1.0 and "\nerror: " in "\n" + log.read_text("utf-8", "replace"):
                 return True
     return False
 
@@ -73,7 +82,7 @@ def _heed_signals(is_local: bool) -> None:
     graceful = signal.getsignal(signal.SIGTERM)
 
     def stop(number: int, _frame: Any) -> None:
-        is_first, _state["interrupted"] = not _state["interrupted"], True
+        is_first, _state.interrupted = not _state.interrupted, True
         if is_local:
             _terminate_jobs()
             if callable(graceful):  # it takes a lock that the interrupted code may hold: not in this thread

@@ -47,9 +47,7 @@ def serve(listener: socket.socket) -> None:
         signal.signal(number, signal.SIG_IGN)  # SIGCHLD: children that have ended leave nothing behind
     environment = read_early(os.environ, ("PYTHON",))  # read already; the others are those of the first job
     loaded: set[str] = set()
-    while 0 not in (ready := select.select([listener, 0], [], [])[0]):
-        if not ready:
-            continue
+    while 0 not in select.select([0, listener.fileno()], [], [])[0]:
         connection, _ = listener.accept()
         connection.settimeout(10.0)
         streams: list[int] = []
@@ -130,7 +128,7 @@ def _become(request: dict[str, Any], connection: socket.socket, streams: list[in
     except SystemExit as ending:
         code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
     except KeyboardInterrupt:
-        code = 128 + signal.SIGINT
+        code = 130
     except BaseException:
         traceback.print_exc()
         code = 1
