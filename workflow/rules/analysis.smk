@@ -2,7 +2,8 @@
 
 
 # Snakemake removes the outputs of a job when it starts the job. So the tidy table is made in a folder of its own, and
-# put in its place once every record could be used: when one is refused, old tables, figures and report stay.
+# put in its place once every record could be used: when one is refused, old tables, figures and report stay. What makes
+# the first job stale makes the second stale as well: after a refusal Snakemake would else find nothing to do.
 rule collect:
     """Read every record once; one that is damaged or not the planned one stops the analysis here."""
     input:
@@ -15,9 +16,7 @@ rule collect:
     conda:
         "../../environment.yml"
     params:
-        plan=PLAN_DIGEST,
-        code=CODE_DIGEST,
-        records=planning.digest(records()),
+        **COLLECTED,
     shell:
         analysis_of("collect", f"{RESULTS}/collected")
 
@@ -25,7 +24,8 @@ rule collect:
 rule results:
     """The tidy table, and where it comes from."""
     input:
-        rules.collect.output,
+        records(),
+        collected=rules.collect.output,
     output:
         f"{RESULTS}/results.csv.gz",
         f"{RESULTS}/provenance.json",
@@ -33,8 +33,10 @@ rule results:
         f"{RESULTS}/logs/results.txt",
     conda:
         "../../environment.yml"
+    params:
+        **COLLECTED,
     shell:
-        f"cp {{input:q}} {RESULTS} 2> {{log:q}}"
+        f"cp {{input.collected:q}} {RESULTS} 2> {{log:q}}"
 
 
 rule table:

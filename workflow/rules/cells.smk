@@ -3,6 +3,9 @@
 # In a partial run the records are what they are, and nothing may run to make more of them.
 if not PARTIAL:
 
+    localrules:
+        data,
+
     rule data:
         """Download and check the stream. Compute nodes often have no network: this runs beside Snakemake itself."""
         output:

@@ -67,9 +67,7 @@ def launch(command):
 
 def analysis_of(command, out=RESULTS):
     """Return the shell command of a job that makes something of the records. The tidy table lies beside the plan."""
-    return launch(
-        f"analysis {command} --plan {PLAN_FILE} --out {out} > {{log:q}} 2>&1"
-    )
+    return launch(f"analysis {command} --plan {PLAN_FILE} --out {out} > {{log:q}} 2>&1")
 
 
 def records():
@@ -112,6 +110,14 @@ def minutes(wildcards, attempt):
 
 def megabytes(wildcards, attempt):
     return math.ceil(CELLS[wildcards.cell]["resources"]["memory_mb"]) * attempt
+
+
+# What the tidy table is made of, and by.
+COLLECTED = {
+    "plan": PLAN_DIGEST,
+    "code": CODE_DIGEST,
+    "records": planning.digest(records()),
+}
 
 
 onstart:
