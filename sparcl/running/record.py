@@ -1,6 +1,7 @@
 """The run record: what only the run of a cell can know, one JSON file, written once and atomically, with a checksum.
 
-The types below say what a record holds; ``docs/records.md`` explains every key and its unit. Imports neither torch nor anything that does.
+The types below say what a record holds; ``docs/records.md`` explains every key and its unit. Imports neither torch nor
+anything that does.
 """
 
 from __future__ import annotations
