@@ -110,8 +110,8 @@ def _become(request: dict[str, Any], connection: socket.socket, streams: list[in
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number, descriptor in enumerate(streams):
-        os.dup2(descriptor, number)
+    for standard, descriptor in enumerate(streams):
+        os.dup2(descriptor, standard)
         os.close(descriptor)
     os.environ.clear()
     os.environ.update(request["environment"])
