@@ -12,7 +12,7 @@ import json
 import math
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -202,7 +202,7 @@ def _signals() -> Iterator[list[int]]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from sparcl import methods, metrics, streams
+    from sparcl import methods, streams
     from sparcl.running import runner
     from sparcl.running.progress import Progress
     from sparcl.trainer import Interrupted
@@ -226,16 +226,26 @@ def _run(options: argparse.Namespace) -> int:
             left = "left a checkpoint; the same command continues it" if saved else "is without a checkpoint yet"
             print(f"interrupted: {chosen.path} {left}", file=sys.stderr)
             return 128 + asked[0]
+    name = methods.get(chosen.method).label
+    where = streams.describe(chosen.stream, dict(chosen.stream_options)).label
+    print(f"{name} on {where}: {_outcome(found)}")
+    print(runner.folder_of(chosen, options.results) / runner.RECORD)
+    return 0
+
+
+def _outcome(found: Mapping[str, Any]) -> str:
+    """Return what came out of a run, in one line."""
+    from sparcl import metrics
+
+    if found["diverged"] is not None:
+        return "diverged in task {task}, epoch {epoch}, step {step}".format(**found["diverged"])
     accuracy = found["results"]["accuracy"]
     result = metrics.summary(accuracy["class_il"], accuracy["task_il"], accuracy["untrained"]["task_il"])
     shown = {name: "-" if value is None else f"{value:.2f}" for name, value in result.items()}
-    print(
-        f"{methods.get(chosen.method).label} on {streams.describe(chosen.stream, dict(chosen.stream_options)).label}: "
-        f"Class-IL {shown['class_il']} %, Task-IL {shown['task_il']} %, "
-        f"forgetting {shown['forgetting_class_il']}, {found['results']['executed']['training']:.3e} training FLOPs"
+    return (
+        f"Class-IL {shown['class_il']} %, Task-IL {shown['task_il']} %, forgetting {shown['forgetting_class_il']}, "
+        f"{found['results']['executed']['training']:.3e} training FLOPs"
     )
-    print(runner.folder_of(chosen, options.results) / runner.RECORD)
-    return 0
 
 
 def _flops(options: argparse.Namespace) -> int:

@@ -9,8 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparcl import resolve, trainer
+from sparcl import cli, matrix, resolve, trainer
+from sparcl.cell import PROTOCOL, SETTINGS
+from sparcl.errors import UserError
 from sparcl.protocol import Protocol
+from sparcl.streams import source
 
 
 def protocol(last_batch: str) -> Protocol:
@@ -65,3 +68,34 @@ def test_momentum_reaches_every_layer(digits) -> None:
     run = trainer.Run(chosen, digits)
     found = {m.momentum for m in run.model.modules() if isinstance(m, torch.nn.BatchNorm2d)}
     assert found == {0.25}
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+def test_a_setting_is_declared_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Command line, matrix and its schema have every setting that a cell declares, with its limits."""
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--help"])
+    options = capsys.readouterr().out
+    fields = matrix.schema()["$defs"]["fields"]["properties"]
+    for name, setting in SETTINGS.items():
+        assert f"--{name.replace('_', '-')}" in options
+        if name in PROTOCOL:
+            assert fields[name]["description"] == setting.help
+    assert set(fields) == {*PROTOCOL, "params"}
+    assert fields["width"]["maximum"] == SETTINGS["width"].high
+    with pytest.raises(UserError, match="precision: expected float32 or tf32 or bfloat16"):
+        matrix.from_dict(
+            {"name": "a", "title": "A", "stream": "split-digits", "seeds": 1, "defaults": {"precision": "float8"},
+             "groups": {"g": {"methods": ["finetune"]}}}
+        )  # fmt: skip
+
+
+def test_a_stream_without_a_protocol_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(type(source.find("split-digits"))):  # type: ignore[misc]
+        name = "other-digits"
+
+    monkeypatch.setitem(source._table(), "other-digits", Other())
+    with pytest.raises(UserError, match="other-digits has no protocol; expected 'protocol' of its source"):
+        resolve.make("other-digits", "finetune")
+    monkeypatch.setattr(Other, "protocol", resolve.protocol_of("split-digits") | {"width": 4})
+    assert resolve.make("other-digits", "finetune").width == 4

@@ -1,12 +1,11 @@
 """The run record: what only the run of a cell can know, one JSON file, written once and atomically, with a checksum.
 
-The types below say what a record holds; ``sparcl/data/record.schema.json`` says the same with limits, for other
-programs, and ``docs/records.md`` explains every key and its unit. Imports neither torch nor anything that does.
+The types below say what a record holds; ``docs/records.md`` explains every key and its unit. Imports neither torch nor
+anything that does.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -184,11 +183,11 @@ def reproducible(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write(path: Path, record: Mapping[str, Any]) -> Record:
-    """Check ``record`` against the schema, add its checksum, write it atomically, and return it as written."""
+    """Check ``record`` against the types, add its checksum, write it atomically, and return it as written."""
     complete = {**record, "checksum": checksum(record)}
-    problem = schema_problem(complete) or typed_json.problem(complete, Record)
+    problem = typed_json.problem(complete, Record)
     if problem:
-        raise ValueError(f"record does not fit its schema: {problem}")
+        raise ValueError(f"record does not fit its types: {problem}")
     atomic.write_text(path, json.dumps(complete, indent=1, sort_keys=True, allow_nan=False) + "\n")
     return cast(Record, complete)
 
@@ -216,21 +215,3 @@ def read(path: str | Path) -> Record:
     if problem:
         raise UserError(f"{path}: run record does not fit its schema: {problem}")
     return cast(Record, data)
-
-
-@functools.cache
-def _validator() -> Any:
-    import jsonschema
-
-    schema = json.loads((Path(__file__).parents[1] / "data" / "record.schema.json").read_text(encoding="utf-8"))
-    return jsonschema.Draft202012Validator(schema)
-
-
-def schema_problem(record: Mapping[str, Any]) -> str | None:
-    """Say in one line where ``record`` does not fit the JSON schema; None where it does."""
-    import jsonschema
-
-    error = jsonschema.exceptions.best_match(_validator().iter_errors(record))
-    if error is None:
-        return None
-    return one_line(f"{'.'.join(map(str, error.absolute_path)) or 'record'}: {error.message}", 200)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import random
 import sys
-import typing
 from pathlib import Path
 
 import factory
 import pytest
 
 from sparcl.errors import UserError
-from sparcl.files import typed_json
 from sparcl.running import record
 
 sys.path.append(str(Path(__file__).parents[1] / "trust"))
@@ -61,53 +59,6 @@ def test_any_value_in_a_record_is_read_or_refused_in_one_line(small, tmp_path):
             factory.table(results, "continual_learning")
             factory.table(results, "all_cells")
     assert 5 < accepted < COUNT / 2
-
-
-def test_types_and_schema_agree(small):
-    """Whatever the JSON schema takes, the reader takes; what the reader takes beyond it is a matter of limits."""
-    _, body = small
-    draw, both = random.Random(21), 0
-    assert record.schema_problem(body) is None
-    assert typed_json.problem(body, record.Record) is None
-    for _ in range(COUNT):
-        changed = mutate.value(body, draw)
-        if not isinstance(changed, dict):
-            continue
-        by_type, by_schema = typed_json.problem(changed, record.Record), record.schema_problem(changed)
-        if by_schema is None and by_type is not None:
-            assert any(word in by_type for word in ("printable", "whole number", "a number", "a text")), changed
-        both += by_schema is not None and by_type is not None
-    assert both > COUNT / 4
-
-
-def keys_of(kind, where=""):
-    """Every key that the types name."""
-    found = set()
-    for key, hint in typing.get_type_hints(kind).items():
-        found.add(f"{where}.{key}")
-        for part in (hint, *typing.get_args(hint), *(a for b in typing.get_args(hint) for a in typing.get_args(b))):
-            if typing.is_typeddict(part):
-                found |= keys_of(part, f"{where}.{key}")
-    return found
-
-
-def keys_in(schema, where=""):
-    """Every key that the schema names, in closed objects."""
-    found = set()
-    for key, inner in schema.get("properties", {}).items():
-        found.add(f"{where}.{key}")
-        while True:
-            found |= keys_in(inner, f"{where}.{key}") if inner.get("additionalProperties") is False else set()
-            nested = inner.get("items") or inner.get("additionalProperties")
-            if not isinstance(nested, dict) or "properties" in inner:
-                break
-            inner = nested
-    return found
-
-
-def test_types_and_schema_name_the_same_keys():
-    schema = json.loads((factory.TOP / "sparcl/data/record.schema.json").read_text())
-    assert keys_of(record.Record) == keys_in(schema)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 from sparcl import cell, cli, components, trainer
 from sparcl.errors import RunError, UserError
 from sparcl.files import atomic
-from sparcl.running import checkpoint, record, runner
+from sparcl.running import checkpoint, identity, record, runner
 
 
 @pytest.fixture(scope="module")
@@ -76,18 +76,17 @@ def test_a_record_of_another_code_version_is_left_alone(
     assert path.read_bytes() == before
 
 
-def test_a_loss_that_is_not_finite_fails_the_cell(
+def test_a_loss_that_is_not_finite_is_a_result(
     small_cell: Callable[..., cell.Cell], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chosen = small_cell("derpp", epochs=2, learning_rate=1e6)
-    assert cli.main(["run", "--cell", chosen.json(), "--results", str(tmp_path), "--quiet"]) == 1
-    printed = capsys.readouterr().err
-    assert "not finite in task 0, epoch" in printed
-    assert len(printed.splitlines()) == 1
-    failed = json.loads((runner.folder_of(chosen, tmp_path) / "failed.json").read_text())
-    assert failed["cell"] == chosen.as_dict()
-    assert set(failed["at"]) == {"task", "epoch", "step"}
-    assert not (runner.folder_of(chosen, tmp_path) / "record.json").exists()
+    assert cli.main(["run", "--cell", chosen.json(), "--results", str(tmp_path), "--quiet"]) == 0
+    assert "diverged in task 0, epoch" in capsys.readouterr().out
+    found = record.read(runner.folder_of(chosen, tmp_path) / "record.json")
+    assert found["status"] == "diverged"
+    assert found["cell"] == chosen.as_dict()
+    again = runner.run_cell(chosen, tmp_path)  # a result like any other: it is there already
+    assert again == found
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -108,16 +107,31 @@ def test_the_step_of_a_loss_that_is_not_finite_is_named(
         step(run, batch)
 
     monkeypatch.setattr(trainer, "step", damaged)
-    assert cli.main(["run", "--cell", chosen.json(), "--results", str(tmp_path), "--quiet"]) == 1
+    assert cli.main(["run", "--cell", chosen.json(), "--results", str(tmp_path), "--quiet"]) == 0
     assert last == place  # no step came after it
-    printed = capsys.readouterr().err
     task, epoch, number = place
-    message = f"{chosen.path}: the loss is not finite in task {task}, epoch {epoch}, step {number}"
-    assert printed == f"failed: {message}\n"
-    failed = json.loads((runner.folder_of(chosen, tmp_path) / "failed.json").read_text())
-    assert failed["at"] == {"task": task, "epoch": epoch, "step": number}
-    assert failed["error"] == message
-    assert not (runner.folder_of(chosen, tmp_path) / "record.json").exists()
+    assert f"diverged in task {task}, epoch {epoch}, step {number}" in capsys.readouterr().out
+    folder = runner.folder_of(chosen, tmp_path)
+    found = record.read(folder / "record.json")
+    assert (found["status"], found["diverged"]) == ("diverged", {"task": task, "epoch": epoch, "step": number})
+    assert found["results"]["accuracy"]["class_il"][task] == [None] * 5  # what came before it is there
+    assert all(row != [None] * 5 for row in found["results"]["accuracy"]["class_il"][:task])
+    assert len(found["results"]["losses"]) == task + 1
+    assert not (folder / "failed.json").exists()
+    assert not (folder / "checkpoint").exists()
+
+
+def test_code_that_has_changed_since_planning_is_refused_at_once(
+    small_cell: Callable[..., cell.Cell], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = small_cell("derpp", epochs=1)
+    arguments = ["run", "--cell", chosen.json(), "--results", str(tmp_path), "--quiet", "--identity"]
+    assert cli.main([*arguments, "0" * 64]) == 2
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert "changed since the cell was planned" in printed
+    assert not list(tmp_path.iterdir())
+    assert cli.main([*arguments, identity.identity(chosen)]) == 0
 
 
 def test_a_full_disk_leaves_old_files_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
