@@ -65,5 +65,5 @@ class Run:
         if text is not None:
             options["stdin"] = subprocess.PIPE
         with self.start(*command, **options) as process:
-            out, err = process.communicate(text, timeout=120)
+            out, err = process.communicate(text, timeout=600)
         return subprocess.CompletedProcess(command, process.returncode, out, err)

@@ -47,6 +47,10 @@ class Halves(Static):
     """A static mask under another name."""
     modules: ClassVar = ("sparcl.policies.static",)
 '''
+BREAKS = """    def begin_task(self, run):
+        raise RuntimeError("broken on purpose")
+
+"""
 
 
 def jobs(dry_run: str) -> dict[str, int]:
@@ -243,19 +247,18 @@ def test_a_diverged_cell_is_a_result(checkout) -> None:
 
 
 def test_failed_cell_is_named_and_the_others_finish(checkout) -> None:
-    """A file in a cell's way stands for a disk that is full."""
-    name = checkout.write("failing.yaml", SMALL.replace("name: small", "name: failing"))
+    source = checkout.folder / "baselines/breaks.py"
+    source.write_text(BASELINE.replace("halves", "breaks").replace("    modules:", BREAKS + "    modules:"))
+    text = SMALL.replace("name: small", "name: failing") + ADDED.replace("halves", "breaks")
+    name = checkout.write("failing.yaml", text)
     results = checkout.folder / "results/failing"
-    cell = "split-digits/derpp/s0.00/b20/epochs=1+width=4/seed1"
-    obstacle = results / "runs" / cell / "checkpoint"
-    obstacle.parent.mkdir(parents=True)
-    obstacle.write_text("")
     output = checkout.snakemake(name, status=1)
-    assert "1 cell failed:" in output
-    assert re.search(rf"  {re.escape(cell)}: .*checkpoint.*\(log: results/failing/runs/", output)
+    assert "2 cells failed:" in output
+    cell = re.escape("split-digits/breaks-derpp/s0.50/b20/epochs=1+width=4/seed1")
+    assert re.search(rf"  {cell}: RuntimeError: broken on purpose \(log: results/failing/runs/{cell}/log.txt\)", output)
     for noise in ("RuleException", "Traceback"):
         assert noise not in output
-    assert len(checkout.records("failing")) == 3
+    assert len(checkout.records("failing")) == 4
     assert not (results / "report.html").exists()
 
     # One flag makes tables, figures and report of the records there are, and they say what is missing.
@@ -266,11 +269,11 @@ def test_failed_cell_is_named_and_the_others_finish(checkout) -> None:
     assert "Nothing to be done" in checkout.snakemake(name, "--config", "partial=true")
 
     # The same command again runs what is missing, and makes tables of all.
-    obstacle.unlink()
-    assert jobs(checkout.snakemake(name, "--dry-run", "--", "cells")) == {"cell": 1, "cells": 1, "total": 2}
+    source.write_text(source.read_text().replace(BREAKS, ""))
+    assert jobs(checkout.snakemake(name, "--dry-run", "--", "cells")) == {"cell": 2, "cells": 1, "total": 3}
     before = (results / "results.csv.gz").read_bytes()
     checkout.snakemake(name)
-    assert len(checkout.records("failing")) == 4
+    assert len(checkout.records("failing")) == 6
     assert (results / "results.csv.gz").read_bytes() != before
 
 

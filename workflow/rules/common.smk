@@ -121,7 +121,11 @@ COLLECTED = {
 
 
 onstart:
-    session.start(is_local=workflow.local_exec)
+    if not session.start(is_local=workflow.local_exec):
+        logger.error(
+            "error: another run is at work in this folder; wait for it or stop it"
+        )
+        sys.exit(2)
     planning.write(PLAN, Path(PLAN_FILE))
     seconds = {path: entry["resources"]["seconds"] for path, entry in CELLS.items()}
     logger.info(

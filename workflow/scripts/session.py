@@ -37,14 +37,20 @@ def prepare() -> None:
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 
-def start(is_local: bool) -> None:
-    """Begin a run: take the lock, heed signals, and start the zygote where jobs run on this machine."""
+def start(is_local: bool) -> bool:
+    """Begin a run: take the lock, heed signals, and start the zygote where jobs run on this machine.
+
+    Returns:
+        Whether the folder is free; where another run is at work, nothing has been begun.
+    """
     _state.began = time.time()
-    _lock(Path(".snakemake/run.lock"))
+    if not _lock(Path(".snakemake/run.lock")):
+        return False
     _heed_signals(is_local)
     os.environ.pop(ZYGOTE, None)
     if is_local:
         _start_zygote()
+    return True
 
 
 def was_interrupted() -> bool:
@@ -61,16 +67,16 @@ def refused(logs: Iterable[Path]) -> bool:
     return False
 
 
-def _lock(path: Path) -> None:
+def _lock(path: Path) -> bool:
     """Take the lock of the folder, in place of Snakemake's own, which outlives a Snakemake that is killed."""
     path.parent.mkdir(exist_ok=True)
     lock = path.open("a")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        print("error: another run is at work in this folder; wait for it or stop it", file=sys.stderr)
-        raise SystemExit(2) from None
+        return False
     _kept.append(lock)
+    return True
 
 
 def _heed_signals(is_local: bool) -> None:
