@@ -10,7 +10,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 pytho
 	$(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
 ARGS ?=
 # Tests run in as many processes as there are cores.
-PARALLEL ?= -n auto --dist loadgroup
+PARALLEL ?= -n auto --dist loadfile
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
