@@ -187,7 +187,7 @@ def write(path: Path, record: Mapping[str, Any]) -> Record:
     complete = {**record, "checksum": checksum(record)}
     problem = typed_json.problem(complete, Record)
     if problem:
-        raise ValueError(f"record does not fit its types: {problem}")
+        raise ValueError(f"record does not fit its schema: {problem}")
     atomic.write_text(path, json.dumps(complete, indent=1, sort_keys=True, allow_nan=False) + "\n")
     return cast(Record, complete)
 
