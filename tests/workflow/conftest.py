@@ -58,7 +58,7 @@ class Checkout:
     def run(self, *command: str, status: int = 0) -> str:
         """Run a Python module of the checkout, check its exit status, and return what it printed."""
         process = self.start(*command)
-        output, _ = process.communicate(timeout=570)
+        output, _ = process.communicate(timeout=1800)
         assert process.returncode == status, output
         return output
 
