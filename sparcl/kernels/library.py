@@ -32,7 +32,7 @@ class LayerIndex(ctypes.Structure):
 
     _fields_ = (
         ("forward", Table), ("backward", Table * 4), ("classes", c_int32), ("items_count", c_int32),
-        ("items", c_void_p), ("item_entries", c_int64), ("count", c_int64),
+        ("items", c_void_p), ("item_entries", c_int64), ("sorted", c_void_p), ("count", c_int64),
     )  # fmt: skip
 
 
@@ -60,8 +60,17 @@ class NetworkCall(ctypes.Structure):
     _fields_ = (
         ("layers", POINTER(Layer)), ("count", c_int32), ("blocks", c_int32), ("groups", c_int32), ("threads", c_int32),
         ("first", c_int32), ("add", c_int32), ("group", c_void_p), ("group_sizes", c_void_p), ("lanes", c_void_p),
-        ("saved", c_void_p), ("work", c_void_p), ("parts", c_void_p), ("scratch", c_void_p), ("images", c_int64),
-        ("scratch_stride", c_int64),
+        ("saved", c_void_p), ("work", c_void_p), ("parts", c_void_p), ("scratch", c_void_p), ("sums", c_void_p),
+        ("images", c_int64), ("scratch_stride", c_int64),
+    )  # fmt: skip
+
+
+class Descent(ctypes.Structure):
+    """``descent`` of network.c."""
+
+    _fields_ = (
+        ("index", c_void_p), ("value", c_void_p), ("momentum", c_void_p), ("gradient", c_void_p),
+        ("learning", c_void_p), ("size", c_int64),
     )  # fmt: skip
 
 
@@ -72,6 +81,7 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "index_new": (POINTER(LayerIndex), (c_void_p, c_void_p, c_void_p, *[c_int] * 7)),
     "index_free": (None, (c_void_p,)),
     "network_scratch": (c_int64, (POINTER(NetworkCall),)),
+    "network_sums": (c_int64, (POINTER(NetworkCall),)),
     "network_parts": (c_int64, (POINTER(NetworkCall),)),
     "network_pack": (None, (POINTER(NetworkCall), c_void_p, c_void_p, c_int, c_int)),
     "network_forward": (None, (POINTER(NetworkCall), c_void_p)),
@@ -81,7 +91,7 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "convolution_backward": (None, (POINTER(NetworkCall),)),
     "blocks_pack": (None, (c_void_p, c_void_p, *[c_int] * 4)),
     "blocks_unpack": (None, (c_void_p, c_void_p, *[c_int] * 4)),
-    "sgd_step": (None, (c_void_p, c_void_p, c_void_p, c_void_p, c_float, c_float, c_int)),
+    "sgd_step": (None, (POINTER(Descent), c_int, c_float, c_float, c_int)),
 }  # fmt: skip
 
 

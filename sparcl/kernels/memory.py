@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import weakref
 
 import torch
 from torch import Tensor
+
+HUGE = 2 << 20  # bytes of a huge page: a plane of a large network has its channels on different small pages
+ALIGNMENT = 64
 
 
 class Areas:
@@ -20,7 +24,24 @@ class Areas:
 
     def take(self) -> Tensor:
         """Return an area (size,): zeros at first, later what its last user left."""
-        base = self._free.pop() if self._free else torch.zeros(self.size + 16)
-        lease = self._view.from_address(base.data_ptr() + -base.data_ptr() % 64)
+        base = self._free.pop() if self._free else _zeros(4 * self.size)
+        lease = self._view.from_address(base.data_ptr())
         weakref.finalize(lease, self._free.append, base).atexit = False
         return torch.frombuffer(lease, dtype=torch.float32)
+
+
+def _zeros(size: int) -> Tensor:
+    """Return ``size`` zero bytes, on huge pages if they are many and the system has such pages."""
+    alignment = HUGE if size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE") else ALIGNMENT
+    if alignment == ALIGNMENT:
+        base = torch.zeros(size + alignment, dtype=torch.uint8)
+    else:
+        pages = mmap.mmap(-1, size + alignment)
+        pages.madvise(mmap.MADV_HUGEPAGE)
+        base = torch.frombuffer(pages, dtype=torch.uint8)
+    return base[-base.data_ptr() % alignment :][:size]
+
+
+def aligned(values: Tensor) -> Tensor:
+    """Return a copy of a float vector at an address that the loops accept."""
+    return Areas(len(values)).take().copy_(values)

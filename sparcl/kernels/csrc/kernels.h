@@ -36,9 +36,10 @@ typedef struct {
 
 /* What a backward pass needs of a normalized layer: the sums of g and g (y - mean) per block and channel. */
 typedef struct {
-    const float *z;              /* after ReLU: g is 0 where z is 0; null for no ReLU */
+    const float *z;              /* after ReLU: g is 0 where z is 0; null: z is y[0] * scale + shift before ReLU */
     const float *y[2];           /* convolution outputs normalized by the layer and by its shortcut, or null */
     const float *mean[2];        /* (groups, channels) */
+    const float *scale, *shift;
 } target;
 
 /* Gather: out = sum over entries of value * in[offset]; one call for every grid of output pixels. */
@@ -65,8 +66,8 @@ typedef struct {
     long in_row, in_block, g_row, g_plane, g_block;
     int32_t in_step, blocks;
     const int32_t *items;      /* (count, 4): outputs from, to, chunks from, to */
-    float *gradient;           /* written at position[k] */
-    int32_t add;               /* 1: add to what is there */
+    int32_t shares;            /* the blocks are split into that many parts, each with items of its own */
+    float *sums;               /* (shares, table->count) */
     float *scratch;
     long scratch_stride;
 } weight_job;

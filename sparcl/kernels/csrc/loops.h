@@ -89,16 +89,19 @@ INLINE void gather_tile(const int S, const int TB, const int TR, const int TC, c
                         const target *after = &job->after;
                         const long at = o * job->out_plane + t->pixel + part * VL + b * job->out_block;
                         const int cell = job->group[t->block + b] * outputs + o;
-                        const float mean = after->y[0] ? after->mean[0][cell] : 0;
+                        const float mean = after->mean[0][cell];
+                        const float scale = after->z ? 0 : after->scale[cell];
+                        const float shift = after->z ? 0 : after->shift[cell];
                         const float mean2 = after->y[1] ? after->mean[1][cell] : 0;
                         UNROLL for (int r = 0; r < TR; r++)
                             UNROLL for (int i = 0; i < TC; i++) {
                                 const long pixel = at + r * out_row + i * out_column;
+                                const vec y = LOAD(after->y[0] + pixel);
                                 vec v = a[(b * TR + r) * TC + i];
-                                if (after->z) v = POSITIVE(v, LOAD(after->z + pixel));
+                                v = POSITIVE(v, after->z ? LOAD(after->z + pixel) : y * scale + shift);
                                 a[(b * TR + r) * TC + i] = v;
                                 sum += v;
-                                if (after->y[0]) first_sum += v * (LOAD(after->y[0] + pixel) - mean);
+                                first_sum += v * (y - mean);
                                 if (after->y[1]) second_sum += v * (LOAD(after->y[1] + pixel) - mean2);
                             }
                     }
@@ -272,7 +275,9 @@ static void NAME(gather)(const void *argument, int item, int thread) {
 static void NAME(weight)(const void *argument, int index, int thread) {
     const weight_job *job = argument;
     const index_table *table = job->table;
-    const int32_t *item = job->items + 4 * index;
+    const int share = index % job->shares;
+    const int32_t *item = job->items + index / job->shares * 4;
+    const int from = (long)job->blocks * share / job->shares, to = (long)job->blocks * (share + 1) / job->shares;
     const int rows = table->rows, columns = table->columns, outputs = table->outputs;
     const int high = band_rows(rows, columns), together = block_count(rows, columns);
     float *sums = job->scratch + thread * job->scratch_stride;
@@ -280,8 +285,8 @@ static void NAME(weight)(const void *argument, int index, int thread) {
     for (int c = item[2]; c < item[3]; c++)
         count += table->start[c * outputs + item[1]] - table->start[c * outputs + item[0]];
     memset(sums, 0, count * VL * sizeof(float));
-    for (int b = 0; b < job->blocks;) {
-        int tb = job->blocks - b < together ? job->blocks - b : together;
+    for (int b = from; b < to;) {
+        int tb = to - b < together ? to - b : together;
         tb = tb >= 4 ? 4 : tb >= 2 ? 2 : 1;
         for (int r = 0; r < rows;) {
             const int limit = (r / high + 1) * high, tr = piece((limit < rows ? limit : rows) - r);
@@ -300,13 +305,13 @@ static void NAME(weight)(const void *argument, int index, int thread) {
         }
         b += tb;
     }
+    float *result = job->sums + share * table->count;
     for (int c = item[2]; c < item[3]; c++) {
         const int end = table->start[c * outputs + item[1]];
         for (int k = table->start[c * outputs + item[0]]; k < end; k++, sums += VL) {
             float sum = 0;
             for (int i = 0; i < VL; i++) sum += sums[i];
-            float *to = job->gradient + table->position[k];
-            *to = job->add ? *to + sum : sum;
+            result[k] = sum;
         }
     }
 }
@@ -370,9 +375,9 @@ static void NAME(mean_forward)(const void *argument, int item, int thread) {
 
 /* Write the masked gradient `v` of a pixel and add it to the sums. */
 INLINE vec masked(const target *after, long pixel, const float *mean, vec v, vec sums[3]) {
-    if (after->z) v = POSITIVE(v, LOAD(after->z + pixel));
+    v = POSITIVE(v, LOAD(after->z + pixel));
     sums[0] += v;
-    if (after->y[0]) sums[1] += v * (LOAD(after->y[0] + pixel) - mean[0]);
+    sums[1] += v * (LOAD(after->y[0] + pixel) - mean[0]);
     if (after->y[1]) sums[2] += v * (LOAD(after->y[1] + pixel) - mean[1]);
     return v;
 }

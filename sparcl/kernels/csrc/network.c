@@ -107,6 +107,7 @@ void index_free(layer_index *index) {
     free_table(&index->forward);
     for (int i = 0; i < 4; i++) free_table(&index->backward[i]);
     free(index->items);
+    free(index->sorted);
     free(index);
 }
 
@@ -116,7 +117,7 @@ static int split(layer_index *index) {
     const long cells = (long)table->outputs * table->chunks, most = 4096;
     const double per_cell = (double)table->count / cells;
     long wide = per_cell > 0 ? (long)(most / per_cell) : table->outputs;
-    if (wide > (table->outputs + 3) / 4) wide = (table->outputs + 3) / 4;
+    if (wide > table->outputs) wide = table->outputs;
     if (wide > 64) wide = 64;
     if (wide < 1) wide = 1;
     long deep = per_cell > 0 ? (long)(most / (per_cell * wide)) : table->chunks;
@@ -167,6 +168,19 @@ layer_index *index_new(const uint8_t *mask, const int64_t *mask_strides, const i
                                                                r * weight_strides[2] + c * weight_strides[3])};
                 }
     index->count = count;
+    index->sorted = malloc((count + 1) * sizeof(int32_t));
+    if (!index->sorted) goto failed;
+    long at = 0;
+    const int last = weight_strides[1] == 1; /* channels_last */
+    const long outer = last ? kernel * kernel : inputs, inner = last ? inputs : kernel * kernel;
+    for (int o = 0; o < outputs; o++)
+        for (long a = 0; a < outer; a++)
+            for (long b = 0; b < inner; b++) {
+                const long i = last ? b : a, tap = last ? a : b, r = tap / kernel, c = tap % kernel;
+                if (!mask || mask[o * mask_strides[0] + i * mask_strides[1] + r * mask_strides[2] + c * mask_strides[3]])
+                    index->sorted[at++] = (int32_t)(o * weight_strides[0] + i * weight_strides[1] +
+                                                    r * weight_strides[2] + c * weight_strides[3]);
+            }
     int chunk = chosen->chunk(inputs, kernel, stride, rows, columns);
     if (!fill_table(&index->forward, places, count, outputs, inputs, chunk, PLANE(in_rows, in_columns),
                     ROW(in_columns), 0, kernel, stride, 0, 0))
@@ -302,17 +316,41 @@ static void convolve_back(const network *n, const layer *l, const float *gy, flo
     }
 }
 
+/* Parts into which the blocks are split so that there are some items to hand out; the same for any number of threads. */
+static int shares_of(const layer_index *index, int blocks) {
+    const int wanted = (8 + index->items_count - 1) / index->items_count;
+    return wanted < blocks ? wanted : blocks;
+}
+
 static void weight_gradient(const network *n, const layer *l, const float *in, const float *gy) {
     const layer_index *index = l->gradient_index;
+    const int64_t count = index->forward.count;
     const weight_job job = {
         .in = in + ORIGIN(l->in_columns), .g = gy + ORIGIN(l->columns), .table = &index->forward,
         .in_row = ROW(l->in_columns), .in_block = l->inputs * PLANE(l->in_rows, l->in_columns),
         .g_row = ROW(l->columns), .g_plane = PLANE(l->rows, l->columns),
         .g_block = l->outputs * PLANE(l->rows, l->columns), .in_step = l->stride, .blocks = n->blocks,
-        .items = index->items, .gradient = l->weight_gradient, .add = n->add, .scratch = n->scratch,
+        .items = index->items, .shares = shares_of(index, n->blocks), .sums = n->sums, .scratch = n->scratch,
         .scratch_stride = n->scratch_stride,
     };
-    parallel_for(chosen->weight, &job, index->items_count, n->threads);
+    parallel_for(chosen->weight, &job, index->items_count * job.shares, n->threads);
+    for (int64_t k = 0; k < count; k++) {
+        float sum = n->sums[k];
+        for (int share = 1; share < job.shares; share++) sum += n->sums[share * count + k];
+        float *to = l->weight_gradient + index->forward.position[k];
+        *to = n->add ? *to + sum : sum;
+    }
+}
+
+/* Floats of `sums` that a network's weight gradients need. */
+int64_t network_sums(const network *n) {
+    int64_t most = 1;
+    for (int i = 0; i < n->count; i++) {
+        const layer_index *index = n->layers[i].gradient_index;
+        const int64_t size = index ? index->forward.count * shares_of(index, n->blocks) : 0;
+        if (size > most) most = size;
+    }
+    return most;
 }
 
 /* -- batch normalization --------------------------------------------------------------------------------------------- */
@@ -455,23 +493,56 @@ void network_running(const network *n) {
     }
 }
 
-/* One step of SGD with momentum on the existing weights; the others, and their momentum, stay 0. */
-void sgd_step(const layer_index *index, float *weight, float *momentum, const float *gradient, float rate,
-              float decay, int first) {
-    for (long k = 0; k < index->count; k++) {
-        const int32_t at = index->forward.position[k];
-        const float buffer = first ? gradient[at] : decay * momentum[at] + gradient[at];
-        momentum[at] = buffer;
-        weight[at] -= rate * buffer;
+/* A parameter that SGD moves. */
+typedef struct {
+    const layer_index *index; /* of the existing weights; null: all */
+    float *value, *momentum;  /* momentum null: plain SGD */
+    const float *gradient;
+    const uint8_t *learning; /* 0 where the gradient counts as 0; null: everywhere as it is */
+    int64_t size;
+} descent;
+
+typedef struct {
+    const descent *parameters;
+    float rate, momentum;
+} descent_job;
+
+static void descend(const void *argument, int item, int thread) {
+    const descent_job *job = argument;
+    const descent *p = job->parameters + item;
+    const int32_t *position = p->index ? p->index->sorted : 0;
+    const int64_t count = p->index ? p->index->count : p->size;
+    (void)thread;
+    if (!position && !p->learning && p->momentum) { /* the common dense case, for the compiler to vectorize */
+        for (int64_t k = 0; k < count; k++) {
+            const float step = job->momentum * p->momentum[k] + p->gradient[k];
+            p->momentum[k] = step;
+            p->value[k] -= job->rate * step;
+        }
+        return;
     }
+    for (int64_t k = 0; k < count; k++) {
+        const int64_t at = position ? position[k] : k;
+        float step = !p->learning || p->learning[at] ? p->gradient[at] : 0;
+        if (p->momentum) p->momentum[at] = step = job->momentum * p->momentum[at] + step;
+        p->value[at] -= job->rate * step;
+    }
+}
+
+/* One step of SGD on existing weights; the others, and their momentum, stay 0. */
+void sgd_step(const descent *parameters, int count, float rate, float momentum, int threads) {
+    const descent_job job = {parameters, rate, momentum};
+    parallel_for(descend, &job, count, threads);
 }
 
 static target target_of(const network *n, const layer *l) {
     const layer *shortcut = l->shortcut >= 0 ? n->layers + l->shortcut : 0;
+    const int plain = !shortcut && l->residual < 0; /* y tells alone what ReLU let through: z need not be read */
     return (target){
-        .z = l->relu ? n->saved + l->z : 0,
+        .z = plain ? 0 : n->saved + l->z,
         .y = {n->saved + l->y, shortcut ? n->saved + shortcut->y : 0},
         .mean = {statistics(n, l, 0), shortcut ? statistics(n, shortcut, 0) : 0},
+        .scale = statistics(n, l, 2), .shift = statistics(n, l, 3),
     };
 }
 
@@ -490,10 +561,11 @@ static void keep_sums(const network *n, const layer *l, int slots, double *sums)
 }
 
 static void unpool(const network *n, const layer *l, const float *g, double *sums) {
-    const pool_job pool = {
+    pool_job pool = {
         .z = n->saved + l->z, .blocks = n->blocks, .channels = l->outputs, .rows = l->rows, .columns = l->columns,
         .g = g, .gz = n->work + l->gz, .after = target_of(n, l), .group = n->group, .parts = n->parts,
     };
+    pool.after.z = pool.z;
     parallel_for(l->pool == 1 ? chosen->max_backward : chosen->mean_backward, &pool, n->blocks * l->outputs,
                  n->threads);
     keep_sums(n, l, 1, sums);

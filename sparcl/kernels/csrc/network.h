@@ -10,6 +10,7 @@ typedef struct {
     int32_t classes; /* grids of input pixels: 1, or 4 (even and odd rows and columns) with stride 2 */
     int32_t items_count, *items;
     int64_t item_entries; /* most entries of an item */
+    int32_t *sorted;      /* existing weights in memory, in floats, ascending */
     int64_t count;
 } layer_index;
 
@@ -45,7 +46,7 @@ typedef struct {
     const float *lanes;         /* (blocks, 16) */
     float *saved, *work;
     double *parts;
-    float *scratch;
+    float *scratch, *sums;
     int64_t images, scratch_stride; /* images: offset in the saved area */
 } network;
 
