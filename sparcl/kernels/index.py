@@ -16,6 +16,8 @@ class Index:
 
     Attributes:
         count: existing weights.
+        handle: number that stands for this object in calls of operators.
+        stride, rows, columns: of the convolution and its input.
         pointer: address of the C structure; valid as long as this object.
     """
 
@@ -47,5 +49,16 @@ class Index:
             raise RunError("the indices of a mask do not fit into memory")
         self.pointer: int = ctypes.addressof(structure.contents)
         self.count: int = structure.contents.count
+        self.stride, self.rows, self.columns, self.backward = stride, rows, columns, backward
+        self.handle = id(self)
+        _indices[self.handle] = self
         self.instruction_set = library.instruction_set()
         weakref.finalize(self, loops.index_free, self.pointer).atexit = False
+
+
+_indices: weakref.WeakValueDictionary[int, Index] = weakref.WeakValueDictionary()
+
+
+def by_handle(handle: int) -> Index:
+    """Return the index with that ``handle``; the caller must have kept it alive."""
+    return _indices[handle]

@@ -295,11 +295,12 @@ class Network:
         passes one after another, as in calls of ``model.features`` on each of them.
         """
         sizes = [len(images) for images in passes]
-        parameters = self.parameters()
-        if self.accumulate:  # autograd needs one only, to come back
-            parameters = [p for p in parameters if p.requires_grad][:1]
-        training = self.training()
-        found, saved = features(list(passes), parameters, training, self.handle)
+        parameters, training = self.parameters(), self.training()
+        if self.accumulate:
+            anchor = next((p for p in parameters if p.requires_grad), parameters[0])
+            found, saved = _Accumulated.apply(self, anchor, training, *passes)
+        else:
+            found, saved = features(list(passes), parameters, training, self.handle)
         if any(training):
             self.update_running(tuple(sizes), saved)
         return list(found.split(sizes))
@@ -370,7 +371,9 @@ class Network:
         """Give the call memory to work in, which belongs to the network."""
         loops = library.require()
         stride = loops.network_scratch(call)
-        sizes = {"scratch": stride * call.threads, "sums": loops.network_sums(call), "parts": 2 * loops.network_parts(call)}
+        sizes = {
+            "scratch": stride * call.threads, "sums": loops.network_sums(call), "parts": 2 * loops.network_parts(call),
+        }  # fmt: skip
         for name, size in sizes.items():
             if name not in self._memory or len(self._memory[name]) < size:
                 self._memory[name] = Areas(size).take()
@@ -505,8 +508,7 @@ def features(
 
     Args:
         passes: images, float32; every pass has batch statistics of its own.
-        parameters: weight, scale and shift of every layer, in forward order: the network's own (with ``accumulate``
-            any one of them).
+        parameters: weight, scale and shift of every layer, in forward order: the network's own.
         training: per layer, whether it is normalized by the statistics of its batch.
         network: ``handle`` of a :class:`Network`.
     """
@@ -544,8 +546,6 @@ def _(
     sizes: list[int],
     wanted: list[bool],
 ) -> list[Tensor]:
-    if _networks[network].accumulate:
-        return []
     return [torch.empty_like(p) for p, want in zip(parameters, wanted, strict=True) if want]
 
 
@@ -556,21 +556,42 @@ def _setup(ctx: Any, inputs: tuple[list[Tensor], list[Tensor], list[bool], int],
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(output[1], *parameters)
     ctx.training, ctx.network, ctx.sizes = training, network, [int(len(images)) for images in passes]
-    ctx.given = len(parameters)
-    found = _networks[network]
-    trained = parameters if not found.accumulate else found.parameters()
-    ctx.wanted = [bool(parameter.requires_grad) for parameter in trained]
+    ctx.wanted = [bool(parameter.requires_grad) for parameter in parameters]
 
 
 def _backward(ctx: Any, gradient: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
-    given: list[Tensor | None] = [None] * ctx.given
+    given: list[Tensor | None] = [None] * len(ctx.wanted)
     if gradient is not None and any(ctx.wanted):
         saved, *parameters = ctx.saved_tensors
         found = features_backward(gradient, saved, parameters, ctx.training, ctx.network, ctx.sizes, ctx.wanted)
-        if found:
-            each = iter(found)
-            given = [next(each) if want else None for want in ctx.wanted]
+        each = iter(found)
+        given = [next(each) if want else None for want in ctx.wanted]
     return [None] * len(ctx.sizes), given, None, None
 
 
 features.register_autograd(_backward, setup_context=_setup)
+
+
+class _Accumulated(torch.autograd.Function):
+    """The operator without its wrapping, for a network that writes into ``parameter.grad`` itself."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, network: Network, anchor: Tensor, training: list[bool], *passes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if any(images.requires_grad for images in passes):
+            raise ValueError("the sparse kernel computes no gradient of the images")
+        found, saved = network.forward(passes, training)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(saved)
+        ctx.save_for_backward(saved)
+        ctx.network, ctx.training, ctx.sizes = network, training, tuple(len(images) for images in passes)
+        return found, saved
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[None, ...]:
+        (saved,) = ctx.saved_tensors
+        wanted = [parameter.requires_grad for parameter in ctx.network.parameters()]
+        if gradients[0] is not None and any(wanted):
+            ctx.network.backward(gradients[0], saved, ctx.sizes, ctx.training, wanted)
+        return (None,) * (3 + len(ctx.sizes))

@@ -24,9 +24,10 @@ INLINE vec maximum(vec a, vec b) {
 }
 
 INLINE double sum_lanes(const float *lanes) {
-    double sum = 0;
-    for (int i = 0; i < LANES; i++) sum += lanes[i];
-    return sum;
+    float eight[8], four[4];
+    for (int i = 0; i < 8; i++) eight[i] = lanes[i] + lanes[i + 8];
+    for (int i = 0; i < 4; i++) four[i] = eight[i] + eight[i + 4];
+    return ((double)four[0] + four[2]) + ((double)four[1] + four[3]);
 }
 
 /* -- tiles: TB blocks x TR rows x TC columns of output pixels, at most TILE in all ---------------------------------- */
@@ -209,9 +210,16 @@ INLINE int band_rows(int rows, int columns) {
 /* Blocks of a tile: several where the plane has at most 2 x 2 pixels. */
 INLINE int block_count(int rows, int columns) { return rows <= 2 && columns <= 2 ? MAX_BLOCKS : 1; }
 
+/* Rows of an item, whole bands: enough pixels for its sums to be worth adding up. */
+INLINE int item_rows(int rows, int columns) {
+    const int high = band_rows(rows, columns), bands = 256 / (high * columns);
+    return high * (bands < 1 ? 1 : bands);
+}
+
 static int NAME(slots)(int rows, int columns) {
-    const int high = band_rows(rows, columns);
-    return rows ? (rows + high - 1) / high : 0;
+    if (rows == 0 || columns == 0) return 0;
+    const int high = item_rows(rows, columns);
+    return (rows + high - 1) / high;
 }
 
 static int NAME(gather_items)(const gather_job *job) {
@@ -237,8 +245,10 @@ static void NAME(gather)(const void *argument, int item, int thread) {
     const gather_job *job = argument;
     const index_table *table = job->table;
     const int rows = table->rows, columns = table->columns, outputs = table->outputs;
-    const int high = band_rows(rows, columns), bands = (rows + high - 1) / high;
-    const int together = block_count(rows, columns), band = item % bands, from = item / bands * together;
+    const int high = band_rows(rows, columns), slots = NAME(slots)(rows, columns), slot = item % slots;
+    const int together = block_count(rows, columns), from = item / slots * together;
+    const int top = slot * item_rows(rows, columns);
+    const int bottom = top + item_rows(rows, columns) < rows ? top + item_rows(rows, columns) : rows;
     int left = job->blocks - from < together ? job->blocks - from : together;
     float *sums = job->scratch + thread * job->scratch_stride;
     const long sums_size = 3L * outputs * LANES;
@@ -248,8 +258,8 @@ static void NAME(gather)(const void *argument, int item, int thread) {
         const int tb = left - done >= 4 ? 4 : left - done >= 2 ? 2 : 1;
         t.block = from + done;
         t.sums = sums + done * sums_size;
-        for (int r = band * high; r < rows && r < (band + 1) * high;) {
-            int tr = piece((band + 1) * high < rows ? (band + 1) * high - r : rows - r);
+        for (int r = top; r < bottom;) {
+            const int limit = (r / high + 1) * high, tr = piece((limit < bottom ? limit : bottom) - r);
             for (int c = 0; c < columns;) {
                 int tc = piece(columns - c);
                 while (tc * tr * tb > TILE) tc /= 2;
@@ -265,7 +275,7 @@ static void NAME(gather)(const void *argument, int item, int thread) {
     }
     if (!job->sums) return;
     for (int b = 0; b < left; b++) {
-        double *parts = job->parts + ((long)(from + b) * job->slots + job->slot + band) * outputs * 3;
+        double *parts = job->parts + ((long)(from + b) * job->slots + job->slot + slot) * outputs * 3;
         const float *lanes = sums + b * sums_size;
         for (int o = 0; o < outputs; o++)
             for (int i = 0; i < 3; i++) parts[o * 3 + i] = sum_lanes(lanes + ((long)i * outputs + o) * LANES);
