@@ -236,6 +236,7 @@ class Network:
         self.accumulate = False
         self.handle = id(self)
         _networks[self.handle] = self
+        self._modules = list(model.modules())
         self._convs = [layer.conv for layer in layers]
         self._norms = [layer.norm for layer in layers]
         self._parameter_names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -287,6 +288,10 @@ class Network:
             known = self._indices[i, positions] = (mask, index)
         return known[1]
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        """A copied model has the dense kernel."""
+        return None
+
     # -- passes --------------------------------------------------------------------------------------------------------
     def features(self, passes: Sequence[Tensor]) -> list[Tensor]:
         """Return the features (n, D) of every pass (n, C, H, W), float32.
@@ -304,6 +309,16 @@ class Network:
         if any(training):
             self.update_running(tuple(sizes), saved)
         return list(found.split(sizes))
+
+    def usable(self, images: Tensor) -> bool:
+        """Say whether ``model.features(images)`` may be computed here: float32 on the CPU, and nothing watches modules."""
+        return (
+            images.dtype == torch.float32
+            and images.device.type == "cpu"
+            and not images.requires_grad
+            and not torch.is_autocast_enabled("cpu")
+            and not any(module._forward_hooks or module._forward_pre_hooks for module in self._modules)
+        )
 
     def parameters(self) -> list[Tensor]:
         """Return weight, scale and shift of every layer, in forward order."""
