@@ -480,11 +480,12 @@ class Network:
                     momentum = state.get("momentum_buffer")
                     if momentum is None:
                         momentum = state["momentum_buffer"] = torch.zeros_like(parameter)
+                    elif not _same_layout(momentum, parameter):
+                        momentum = state["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
+                gradient = _like(gradient, parameter)
                 learning = self._gradients.get(name)
-                like = [t for t in (gradient, momentum, learning) if t is not None]
-                if any(t.stride() != parameter.stride() for t in like):
-                    raise ValueError(f"{name}: expected gradient, momentum and mask in the parameter's memory format")
-                held += like
+                learning = None if learning is None else _like(learning, parameter)
+                held += [t for t in (gradient, learning) if t is not None]
                 moved.append(
                     Descent(
                         self._index(numbers[name], "weights").pointer if name in self._weights else None,
@@ -502,13 +503,25 @@ class Network:
             whole = index is None or index.count == parameter.numel()
             return torch.empty_like(parameter) if whole else torch.zeros_like(parameter)
         place = parameter.grad
-        if place is None or place.stride() != parameter.stride():
+        if place is None or not _same_layout(place, parameter):
             place = parameter.grad = torch.zeros_like(parameter)
         elif index is not None and self._fresh and self._written.get(i) is not index:
             place.zero_()
         if index is not None:
             self._written[i] = index
         return place
+
+
+def _same_layout(one: Tensor, other: Tensor) -> bool:
+    """Say whether equal positions are at equal distances in memory; the stride of a dimension of size 1 says nothing."""
+    return all(a == b for n, a, b in zip(one.shape, one.stride(), other.stride(), strict=True) if n > 1)
+
+
+def _like(values: Tensor, parameter: Tensor) -> Tensor:
+    """Return ``values`` in the memory format of ``parameter``."""
+    if _same_layout(values, parameter):
+        return values
+    return torch.empty_like(parameter, dtype=values.dtype).copy_(values)
 
 
 _networks: weakref.WeakValueDictionary[int, Network] = weakref.WeakValueDictionary()
