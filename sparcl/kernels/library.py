@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from ctypes import POINTER, c_char_p, c_float, c_int, c_int32, c_int64, c_void_p
+from ctypes import POINTER, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_void_p
 from pathlib import Path
 
 from sparcl.errors import UserError
@@ -91,6 +91,7 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "convolution_backward": (None, (POINTER(NetworkCall),)),
     "blocks_pack": (None, (c_void_p, c_void_p, *[c_int] * 4)),
     "blocks_unpack": (None, (c_void_p, c_void_p, *[c_int] * 4)),
+    "peak_work": (c_double, (c_int, c_int)),
     "sgd_step": (None, (POINTER(Descent), c_int, c_float, c_float, c_int)),
 }  # fmt: skip
 

@@ -32,14 +32,14 @@ class Areas:
 
 def _zeros(size: int) -> Tensor:
     """Return ``size`` zero bytes, on huge pages if they are many and the system has such pages."""
-    alignment = HUGE if size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE") else ALIGNMENT
-    if alignment == ALIGNMENT:
-        base = torch.zeros(size + alignment, dtype=torch.uint8)
-    else:
-        pages = mmap.mmap(-1, size + alignment)
-        pages.madvise(mmap.MADV_HUGEPAGE)
-        base = torch.frombuffer(pages, dtype=torch.uint8)
-    return base[-base.data_ptr() % alignment :][:size]
+    if size < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        base = torch.zeros(size, dtype=torch.uint8)  # PyTorch aligns to 64 bytes; no slack that would hide an overrun
+        assert base.data_ptr() % ALIGNMENT == 0
+        return base
+    pages = mmap.mmap(-1, size + HUGE)
+    pages.madvise(mmap.MADV_HUGEPAGE)
+    base = torch.frombuffer(pages, dtype=torch.uint8)
+    return base[-base.data_ptr() % HUGE :][:size]
 
 
 def aligned(values: Tensor) -> Tensor:

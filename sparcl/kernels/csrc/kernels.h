@@ -115,6 +115,8 @@ typedef struct {
     int (*slots)(int rows, int columns);
     int (*chunk)(int inputs, int kernel, int stride, int rows, int columns);
     int tile_blocks;
+    job_function peak;
+    int vector;
 } loops;
 
 extern const loops *const loops_plain, *const loops_avx2, *const loops_avx512; /* null where not compiled */

@@ -468,7 +468,20 @@ static void NAME(max_backward)(const void *argument, int item, int thread) {
     for (int i = 0; i < 3; i++) job->parts[(long)item * 3 + i] = sum_lanes(lanes[i]);
 }
 
+/* -- the machine's peak: an item is a million multiply-adds of TILE registers ------------------------------------------ */
+
+static void NAME(peak)(const void *argument, int item, int thread) {
+    float *result = (float *)(intptr_t)argument;
+    vec a[TILE];
+    (void)thread;
+    UNROLL for (int i = 0; i < TILE; i++) a[i] = (vec){0} + (float)(item + i);
+    for (long n = 0; n < 1000000 / TILE; n++) UNROLL for (int i = 0; i < TILE; i++) a[i] = a[i] * 0.5f + 0.25f;
+    vec sum = {0};
+    UNROLL for (int i = 0; i < TILE; i++) sum += a[i];
+    if (sum[0] == -1) *result = sum[1]; /* never; keeps the loop */
+}
+
 static const loops NAME(table) = {
     ISA, NAME(gather), NAME(weight), NAME(apply), NAME(unapply), NAME(mean_forward), NAME(mean_backward),
-    NAME(max_forward), NAME(max_backward), NAME(gather_items), NAME(slots), NAME(chunk), MAX_BLOCKS,
+    NAME(max_forward), NAME(max_backward), NAME(gather_items), NAME(slots), NAME(chunk), MAX_BLOCKS, NAME(peak), VL,
 };

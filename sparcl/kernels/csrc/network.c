@@ -652,3 +652,10 @@ void blocks_unpack(const float *from, float *to, int images, int channels, int r
                     *to++ = from[((i / LANES) * (long)channels + c) * plane + ORIGIN(columns) + r * row +
                                  (long)k * LANES + i % LANES];
 }
+
+/* Do `items` million vector multiply-adds in registers and return their floating-point operations. */
+double peak_work(int items, int threads) {
+    float result = 0;
+    parallel_for(chosen->peak, &result, items, threads);
+    return 2e6 * items * chosen->vector;
+}
