@@ -25,6 +25,8 @@ from sparcl.kernels.library import LANES, Descent, Layer, NetworkCall
 from sparcl.kernels.memory import Areas, aligned
 from sparcl.masks import MaskSet
 
+EVALUATION_FLOATS = 1 << 26  # of the area of an evaluation batch
+LAYOUTS = 4  # sizes of passes whose areas are kept
 Positions = Literal["masked", "weights", "dense"]
 
 
@@ -249,6 +251,7 @@ class Network:
         self._fresh = True
         self._written: dict[int, Index] = {}
         self._memory: dict[str, Tensor] = {}
+        self._largest: int | None = None
 
     # -- masks ---------------------------------------------------------------------------------------------------------
     def follow(self, masks: MaskSet) -> None:
@@ -270,23 +273,33 @@ class Network:
         """Return layer i's index for ``positions``, built anew if its mask is another tensor than last time."""
         name = self._names[i]
         mask = self._weights.get(name)
-        if positions == "dense":
+        if positions == "masked" and name in self._gradients:
+            mask = self._gradients[name]
+        elif positions == "dense" and mask is not None:
             mask = None
-        elif positions == "masked":
-            mask = self._gradients.get(name, mask)
-        if mask is None:
-            positions = "dense"
-        elif positions == "masked" and name not in self._gradients:
+        else:
             positions = "weights"
         known = self._indices.get((i, positions))
         if known is None or known[0] is not mask or known[1].instruction_set != library.instruction_set():
             layer = self.layers[i]
             index = Index(
                 mask, layer.conv.weight.detach(), layer.conv.stride[0], layer.rows, layer.columns,
-                backward=layer.source >= 0 and positions != "masked",
+                backward=layer.source >= 0 and positions == "weights",
             )  # fmt: skip
             known = self._indices[i, positions] = (mask, index)
         return known[1]
+
+    def _evaluate(self, images: Tensor) -> Tensor:
+        """Return the features (N, D) in evaluation mode, where no image depends on another, in batches of one size."""
+        if self._largest is None:
+            one = _Batch(self.layers, (LANES,)).areas.size
+            self._largest = max(1, min(32, EVALUATION_FLOATS // one)) * LANES
+        found = []
+        for part in images.split(self._largest):
+            filled = part if len(part) == self._largest else part.new_zeros(self._largest, *part.shape[1:])
+            filled[: len(part)] = part
+            found.append(self.forward([filled], [False] * len(self.layers))[0][: len(part)])
+        return torch.cat(found)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         """A copied model has the dense kernel."""
@@ -300,6 +313,8 @@ class Network:
         passes one after another, as in calls of ``model.features`` on each of them.
         """
         sizes = [len(images) for images in passes]
+        if not torch.is_grad_enabled() and not any(self.training()):
+            return list(self._evaluate(torch.cat(list(passes))).split(sizes))
         parameters, training = self.parameters(), self.training()
         if self.accumulate:
             anchor = next((p for p in parameters if p.requires_grad), parameters[0])
@@ -333,8 +348,10 @@ class Network:
         self._fresh = True
 
     def _batch(self, sizes: tuple[int, ...]) -> _Batch:
-        if sizes not in self._batches:
-            if len(self._batches) == 8:
+        if sizes in self._batches:
+            self._batches[sizes] = self._batches.pop(sizes)  # the least recently used goes first
+        else:
+            if len(self._batches) == LAYOUTS:
                 self._batches.pop(next(iter(self._batches)))
             self._batches[sizes] = _Batch(self.layers, sizes)
         return self._batches[sizes]

@@ -103,6 +103,23 @@ def test_the_weight_gradient_is_computed_where_it_is_asked_for(positions: kernel
         assert close(gradients(model)[name], want * where, 2e-4), name
 
 
+def test_evaluation_does_not_depend_on_its_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, masks = made("resnet8", 6, (1, 8, 8))
+    model.eval()
+    network = Network(model)
+    network.follow(masks)
+    passes = drawn((1, 8, 8), (50, 3))
+    with torch.no_grad():
+        monkeypatch.setattr(kernels, "EVALUATION_FLOATS", 1)
+        found = network.features(passes)
+        monkeypatch.undo()
+        again = Network(model)
+        again.follow(masks)
+        for got, other, images in zip(found, again.features(passes), passes, strict=True):
+            assert torch.equal(got, other)
+            assert close(got, model.features(images))
+
+
 def test_changed_masks_are_followed() -> None:
     model, masks = made("resnet8", 6, (1, 8, 8), 0.5)
     network = Network(model)

@@ -168,7 +168,7 @@ layer_index *index_new(const uint8_t *mask, const int64_t *mask_strides, const i
                                                                r * weight_strides[2] + c * weight_strides[3])};
                 }
     index->count = count;
-    index->sorted = malloc((count + 1) * sizeof(int32_t));
+    index->sorted = malloc((count + 1) * sizeof(int32_t)); /* a walk in the order of memory */
     if (!index->sorted) goto failed;
     long at = 0;
     const int last = weight_strides[1] == 1; /* channels_last */
