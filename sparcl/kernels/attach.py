@@ -46,7 +46,7 @@ def attach(model: Classifier, kernel: str, sparsity: float, precision: str, devi
 @functools.cache
 def _say_once() -> None:
     warnings.warn(
-        "the sparse kernel is not compiled here, the dense one runs: 'python -m sparcl.kernels.build' needs a C compiler",
+        "the sparse kernel is not compiled here, the dense one runs; with a C compiler: python -m sparcl.kernels.build",
         stacklevel=3,
     )
 

@@ -183,10 +183,15 @@ def measure(case: Case, rounds: int, sparsities: Sequence[float], peak_rate: flo
         median = statistics.median(times)
         rows.append(
             Row(
-                case.name, variant, sparsity, median, min(times), images / median,
+                case.name,
+                variant,
+                sparsity,
+                median,
+                min(times),
+                images / median,
                 statistics.median(a / b for a, b in zip(seconds[0], times, strict=True)),
                 None if variant == "SparseProp" else operations / median / peak_rate,
-            )  # fmt: skip
+            )
         )
     return rows
 
@@ -223,7 +228,9 @@ def machine(threads: int, peak_rate: float) -> dict[str, object]:
 
 def table(rows: Sequence[Row]) -> str:
     """Return the rows as a text table."""
-    lines = [f"{'case':12} {'variant':36} {'zeros':>6} {'ms':>9} {'fastest':>9} {'images/s':>9} {'ratio':>7} {'peak':>5}"]
+    lines = [
+        f"{'case':12} {'variant':36} {'zeros':>6} {'ms':>9} {'fastest':>9} {'images/s':>9} {'ratio':>7} {'peak':>5}"
+    ]
     for row in rows:
         speed = f"{row.images_per_second:9.0f}" if row.images_per_second else f"{'':9}"
         ratio = f"{100 * row.ratio:6.2f}%" if row.variant.startswith("mask") else f"{row.ratio:7.2f}"

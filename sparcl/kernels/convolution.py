@@ -129,14 +129,10 @@ class _Call:
     def put(self, values: Tensor, channels: int, rows: int, columns: int, name: str) -> None:
         """Copy ``values`` (N, channels, rows, columns) into the loops' layout."""
         values = values.detach().float().contiguous()
-        library.require().blocks_pack(
-            values.data_ptr(), self._address(name), self.images, channels, rows, columns
-        )
+        library.require().blocks_pack(values.data_ptr(), self._address(name), self.images, channels, rows, columns)
 
     def get(self, name: str, channels: int, rows: int, columns: int) -> Tensor:
         """Return (N, channels, rows, columns) out of the loops' layout."""
         values = torch.empty(self.images, channels, rows, columns)
-        library.require().blocks_unpack(
-            self._address(name), values.data_ptr(), self.images, channels, rows, columns
-        )
+        library.require().blocks_unpack(self._address(name), values.data_ptr(), self.images, channels, rows, columns)
         return values

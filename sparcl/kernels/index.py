@@ -21,7 +21,9 @@ class Index:
         pointer: address of the C structure; valid as long as this object.
     """
 
-    def __init__(self, mask: Tensor | None, weight: Tensor, stride: int, rows: int, columns: int, backward: bool = True):
+    def __init__(
+        self, mask: Tensor | None, weight: Tensor, stride: int, rows: int, columns: int, backward: bool = True
+    ):
         """Index ``mask``.
 
         Args:

@@ -1,7 +1,7 @@
 """The compiled loops: loading, the instruction set in use, and the structures of their C interface.
 
 The library needs no PyTorch headers: Python hands it pointers. ``SPARCL_KERNELS`` names another library file
-(a sanitizer's), ``SPARCL_ISA`` an instruction set (``avx512``, ``avx2``, ``plain``); by default the machine's best runs.
+(a sanitizer's), ``SPARCL_ISA`` an instruction set (``avx512``, ``avx2``, ``plain``); by default the best one runs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from ctypes import POINTER, c_char_p, c_double, c_float, c_int, c_int32, c_int64
 from pathlib import Path
 
 from sparcl.errors import UserError
-
 
 LANES = 16  # images of a block
 
@@ -129,8 +128,10 @@ def load() -> ctypes.CDLL | None:
 
 
 def _available(library: ctypes.CDLL) -> list[str]:
-    names = iter(lambda n=iter(range(9)): library.kernels_available(next(n)), None)
-    return [name.decode() for name in names]
+    names: list[str] = []
+    while (name := library.kernels_available(len(names))) is not None:
+        names.append(name.decode())
+    return names
 
 
 def require() -> ctypes.CDLL:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import weakref
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ class Areas:
         """Give out areas of ``size`` floats, aligned to 64 bytes."""
         self.size = max(size, 1)
         self._free: list[Tensor] = []
-        self._view = type("Area", (ctypes.c_float * self.size,), {})
+        self._view: Any = type("Area", (ctypes.c_float * self.size,), {})
 
     def take(self) -> Tensor:
         """Return an area (size,): zeros at first, later what its last user left."""

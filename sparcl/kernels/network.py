@@ -73,14 +73,21 @@ def layers_of(model: nn.Module) -> list[Convolution] | None:
     """Return the convolutions of ``model.features`` in forward order, or None for a network of another kind."""
     if type(model) not in (models.ResNet, models.ConvNet) or any(_watched(module) for module in model.modules()):
         return None
-    found = _residual(model) if isinstance(model, models.ResNet) else _plain(model)
+    if isinstance(model, models.ResNet):
+        found = _residual(model)
+    else:
+        assert isinstance(model, models.ConvNet)
+        found = _plain(model)
     return found if all(_fits(layer) for layer in found) else None
 
 
 def _watched(module: nn.Module) -> bool:
     """Say whether a module does more than its class: hooks or parametrized weights."""
     return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or hasattr(module, "parametrizations")
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or hasattr(module, "parametrizations")
     )
 
 
@@ -110,6 +117,7 @@ def _residual(model: models.ResNet) -> list[Convolution]:
     found = [Convolution("conv1", model.conv1, model.bn1, -1, rows, columns, ("0 out", "0 out"))]
     for stage in model.stages:
         for block in stage.children():
+            assert isinstance(block, models.BasicBlock)
             source, first = len(found) - 1, len(found)
             rows, columns = found[source].out_rows, found[source].out_columns
             kind = f"{block.conv1.out_channels} x {(rows - 1) // block.conv1.stride[0] + 1}"
@@ -123,7 +131,9 @@ def _residual(model: models.ResNet) -> list[Convolution]:
                 (f"{kind} out", f"{kind} gy"),
             )  # fmt: skip
             if len(block.shortcut):
-                conv, norm = block.shortcut
+                conv, norm = block.shortcut[0], block.shortcut[1]
+                assert isinstance(conv, nn.Conv2d)
+                assert isinstance(norm, nn.BatchNorm2d)
                 last.shortcut = len(found)
                 found.append(
                     Convolution(names[id(conv)], conv, norm, source, rows, columns, (f"{kind} out", f"{kind} out"))
@@ -141,7 +151,10 @@ def _plain(model: models.ConvNet) -> list[Convolution]:
     _, rows, columns = model.shape
     found: list[Convolution] = []
     for stage in model.stages:
+        assert isinstance(stage, nn.Sequential)
         conv, norm = stage[0], stage[1]
+        assert isinstance(conv, nn.Conv2d)
+        assert isinstance(norm, nn.BatchNorm2d)
         pool = 1 if isinstance(stage[-1], nn.MaxPool2d) else 0
         buffer = f"{len(found)} out"
         found.append(
@@ -326,7 +339,7 @@ class Network:
         return list(found.split(sizes))
 
     def usable(self, images: Tensor) -> bool:
-        """Say whether ``model.features(images)`` may be computed here: float32 on the CPU, and nothing watches modules."""
+        """Say whether ``model.features(images)`` may be computed here: float32 on the CPU, no hooks."""
         return (
             images.dtype == torch.float32
             and images.device.type == "cpu"
@@ -340,8 +353,8 @@ class Network:
         return [parameter for i in range(len(self.layers)) for parameter in self._parameters(i)]
 
     def _parameters(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
-        own = self._norms[i]._parameters
-        return self._convs[i]._parameters["weight"], own["weight"], own["bias"]
+        own: dict[str, Any] = self._norms[i]._parameters
+        return self._convs[i].weight, own["weight"], own["bias"]
 
     def zero_gradients(self) -> None:
         """With ``accumulate``: let the next backward pass overwrite the gradients of the convolutional part."""
@@ -369,9 +382,10 @@ class Network:
         for i, (norm, s) in enumerate(zip(self._norms, batch.structures, strict=True)):
             s.index = s.gradient_index = self._index(i, "weights").pointer
             s.training, s.eps, s.momentum = training[i], norm.eps, norm.momentum
-            own, buffers = norm._parameters, norm._buffers
+            own: dict[str, Any] = norm._parameters
+            buffers: dict[str, Any] = norm._buffers
             s.weight, s.gamma, s.beta = (
-                self._convs[i]._parameters["weight"].data_ptr(), own["weight"].data_ptr(), own["bias"].data_ptr(),
+                self._convs[i].weight.data_ptr(), own["weight"].data_ptr(), own["bias"].data_ptr(),
             )  # fmt: skip
             s.running_mean, s.running_var, s.batches = (
                 buffers["running_mean"].data_ptr(), buffers["running_var"].data_ptr(),
@@ -506,9 +520,12 @@ class Network:
                 moved.append(
                     Descent(
                         self._index(numbers[name], "weights").pointer if name in self._weights else None,
-                        parameter.data_ptr(), None if momentum is None else momentum.data_ptr(), gradient.data_ptr(),
-                        None if learning is None else learning.data_ptr(), parameter.numel(),
-                    )  # fmt: skip
+                        parameter.data_ptr(),
+                        None if momentum is None else momentum.data_ptr(),
+                        gradient.data_ptr(),
+                        None if learning is None else learning.data_ptr(),
+                        parameter.numel(),
+                    )
                 )
             library.require().sgd_step(
                 (Descent * len(moved))(*moved), len(moved), group["lr"], group["momentum"], torch.get_num_threads()
@@ -530,7 +547,7 @@ class Network:
 
 
 def _same_layout(one: Tensor, other: Tensor) -> bool:
-    """Say whether equal positions are at equal distances in memory; the stride of a dimension of size 1 says nothing."""
+    """Say whether equal positions are at equal distances in memory; strides of dimensions of size 1 say nothing."""
     return all(a == b for n, a, b in zip(one.shape, one.stride(), other.stride(), strict=True) if n > 1)
 
 
@@ -562,7 +579,7 @@ def features(
 
 @features.register_fake
 def _(passes: list[Tensor], parameters: list[Tensor], training: list[bool], network: int) -> tuple[Tensor, Tensor]:
-    batch = _networks[network]._batch(tuple(int(len(images)) for images in passes))
+    batch = _networks[network]._batch(tuple(len(images) for images in passes))
     new = passes[0].new_empty
     return new((sum(batch.sizes), batch.outputs)), new((batch.areas.size,))
 
@@ -600,7 +617,7 @@ def _setup(ctx: Any, inputs: tuple[list[Tensor], list[Tensor], list[bool], int],
         raise ValueError("the sparse kernel computes no gradient of the images")
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(output[1], *parameters)
-    ctx.training, ctx.network, ctx.sizes = training, network, [int(len(images)) for images in passes]
+    ctx.training, ctx.network, ctx.sizes = training, network, [len(images) for images in passes]
     ctx.wanted = [bool(parameter.requires_grad) for parameter in parameters]
 
 

@@ -25,7 +25,9 @@ CASES = [
 ]
 
 
-def made(name: str, width: int, shape: tuple[int, int, int], sparsity: float = 0.8) -> tuple[models.Classifier, MaskSet]:
+def made(
+    name: str, width: int, shape: tuple[int, int, int], sparsity: float = 0.8
+) -> tuple[models.Classifier, MaskSet]:
     """Return a model with drawn scales and shifts, and random masks in force."""
     generator = torch.Generator().manual_seed(0)
     model = models.build(name, width, 5, shape, generator)

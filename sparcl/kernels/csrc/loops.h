@@ -35,13 +35,13 @@ INLINE double sum_lanes(const float *lanes) {
 typedef struct {
     const float *in;  /* of the tile's first pixel */
     long pixel;       /* the tile's first pixel in out, z, y: offset in floats */
-    int block;
-    float *scratch, *sums; /* partial results, sums (TB, 3, outputs, 16) */
+    int block, from, to; /* output channels */
+    float *scratch, *sums; /* of these channels: partial results, sums (TB, 3, channels, 16) */
 } tile;
 
 INLINE void gather_tile(const int S, const int TB, const int TR, const int TC, const gather_job *job, const tile *t) {
     const index_table *table = job->table;
-    const int outputs = table->outputs, chunks = table->chunks;
+    const int outputs = table->outputs, chunks = table->chunks, channels = t->to - t->from;
     const int32_t *start = table->start;
     const entry *entries = table->entries;
     const long row = job->in_row * S, block = job->in_block;
@@ -50,8 +50,8 @@ INLINE void gather_tile(const int S, const int TB, const int TR, const int TC, c
         const int first = c == 0, last = c == chunks - 1;
         for (int part = 0; part < PARTS; part++) {
             const float *in = t->in + part * VL;
-            vec *scratch = (vec *)t->scratch + (long)part * outputs * TB * TR * TC;
-            for (int o = 0; o < outputs; o++, scratch += TB * TR * TC) {
+            vec *scratch = (vec *)t->scratch + (long)part * channels * TB * TR * TC;
+            for (int o = t->from; o < t->to; o++, scratch += TB * TR * TC) {
                 int k = start[c * outputs + o];
                 const int end = start[c * outputs + o + 1];
                 if (k == end && !first && !last) continue;
@@ -107,11 +107,11 @@ INLINE void gather_tile(const int S, const int TB, const int TR, const int TC, c
                             }
                     }
                     if (job->sums) {
-                        float *sums = t->sums + ((long)b * 3 * outputs + o) * LANES + part * VL;
+                        float *sums = t->sums + ((long)b * 3 * channels + o - t->from) * LANES + part * VL;
                         STORE(sums, LOAD(sums) + sum);
-                        STORE(sums + (long)outputs * LANES, LOAD(sums + (long)outputs * LANES) + first_sum);
+                        STORE(sums + (long)channels * LANES, LOAD(sums + (long)channels * LANES) + first_sum);
                         if (job->sums == 2 && job->after.y[1])
-                            STORE(sums + 2L * outputs * LANES, LOAD(sums + 2L * outputs * LANES) + second_sum);
+                            STORE(sums + 2L * channels * LANES, LOAD(sums + 2L * channels * LANES) + second_sum);
                     }
                     UNROLL for (int r = 0; r < TR; r++)
                         UNROLL for (int i = 0; i < TC; i++)
@@ -222,11 +222,20 @@ static int NAME(slots)(int rows, int columns) {
     return (rows + high - 1) / high;
 }
 
+/* Parts into which the output channels are split where there are few blocks and slots: work for more threads. */
+static int ranges(const gather_job *job) {
+    const index_table *table = job->table;
+    const int together = block_count(table->rows, table->columns);
+    const int items = (job->blocks + together - 1) / together * NAME(slots)(table->rows, table->columns);
+    const int wanted = (16 + items - 1) / items, most = table->outputs / 32;
+    return most < 1 ? 1 : wanted < most ? wanted : most;
+}
+
 static int NAME(gather_items)(const gather_job *job) {
     const index_table *table = job->table;
     if (table->rows == 0 || table->columns == 0) return 0;
     const int together = block_count(table->rows, table->columns);
-    return (job->blocks + together - 1) / together * NAME(slots)(table->rows, table->columns);
+    return (job->blocks + together - 1) / together * NAME(slots)(table->rows, table->columns) * ranges(job);
 }
 
 /* Input channels whose pixels under a tile fit into the first-level cache, evenly split. */
@@ -245,15 +254,18 @@ static void NAME(gather)(const void *argument, int item, int thread) {
     const gather_job *job = argument;
     const index_table *table = job->table;
     const int rows = table->rows, columns = table->columns, outputs = table->outputs;
-    const int high = band_rows(rows, columns), slots = NAME(slots)(rows, columns), slot = item % slots;
-    const int together = block_count(rows, columns), from = item / slots * together;
+    const int split = ranges(job), range = item % split;
+    const int high = band_rows(rows, columns), slots = NAME(slots)(rows, columns), slot = item / split % slots;
+    const int together = block_count(rows, columns), from = item / split / slots * together;
     const int top = slot * item_rows(rows, columns);
     const int bottom = top + item_rows(rows, columns) < rows ? top + item_rows(rows, columns) : rows;
     int left = job->blocks - from < together ? job->blocks - from : together;
     float *sums = job->scratch + thread * job->scratch_stride;
-    const long sums_size = 3L * outputs * LANES;
+    tile t = {.from = (long)outputs * range / split, .to = (long)outputs * (range + 1) / split};
+    const int channels = t.to - t.from;
+    const long sums_size = 3L * channels * LANES;
     if (job->sums) memset(sums, 0, left * sums_size * sizeof(float));
-    tile t = {.scratch = sums + MAX_BLOCKS * sums_size};
+    t.scratch = sums + MAX_BLOCKS * sums_size;
     for (int done = 0; done < left;) {
         const int tb = left - done >= 4 ? 4 : left - done >= 2 ? 2 : 1;
         t.block = from + done;
@@ -277,8 +289,9 @@ static void NAME(gather)(const void *argument, int item, int thread) {
     for (int b = 0; b < left; b++) {
         double *parts = job->parts + ((long)(from + b) * job->slots + job->slot + slot) * outputs * 3;
         const float *lanes = sums + b * sums_size;
-        for (int o = 0; o < outputs; o++)
-            for (int i = 0; i < 3; i++) parts[o * 3 + i] = sum_lanes(lanes + ((long)i * outputs + o) * LANES);
+        for (int o = 0; o < channels; o++)
+            for (int i = 0; i < 3; i++)
+                parts[(t.from + o) * 3 + i] = sum_lanes(lanes + ((long)i * channels + o) * LANES);
     }
 }
 
