@@ -1,4 +1,4 @@
-"""The command line: ``sparcl run | flops | methods | streams | data | plan | new-baseline``.
+"""The command line: ``sparcl run | flops | methods | streams | data | plan | bench | new-baseline``.
 
 Exit status 0 for success, 1 for a run that failed, 2 for bad input (one line on standard error), 130 or 143 for a run
 that was interrupted and left a checkpoint.
@@ -12,7 +12,7 @@ import json
 import math
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -78,6 +78,8 @@ def parser() -> argparse.ArgumentParser:
     place.add_argument("--package", type=Path, metavar="DIR", help="write an installable package of its own instead")
     new.add_argument("--config", type=Path, metavar="FILE", help="matrix config to add the method to")
 
+    commands.add_parser("bench", help="time training steps, dense and sparse", add_help=False)
+
     plan = commands.add_parser("plan", help="check a matrix config and write its plan")
     plan.add_argument("--config", type=Path, required=True, metavar="FILE", help="matrix config (YAML)")
     plan.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="results folder")
@@ -105,6 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         known = tuple(COMMANDS)
         if arguments and not arguments[0].startswith("-") and arguments[0] not in known:
             raise UserError(f"sparcl: unknown command {arguments[0]!r}{suggest(arguments[0], known)}")
+        if arguments[:1] == ["bench"]:
+            return _bench(arguments[1:])
         options = top.parse_args(arguments)
         if options.command is None:
             top.print_help()
@@ -385,13 +389,20 @@ def _new_baseline(options: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {
+def _bench(arguments: list[str]) -> int:
+    from sparcl.kernels import bench  # it has a parser of its own
+
+    return bench.main(arguments)
+
+
+COMMANDS: dict[str, Callable[[Any], int]] = {
     "run": _run,
     "flops": _flops,
     "methods": _methods,
     "streams": _streams,
     "data": _data,
     "plan": _plan,
+    "bench": _bench,
     "new-baseline": _new_baseline,
 }
 

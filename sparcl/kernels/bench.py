@@ -27,6 +27,7 @@ from sparcl.kernels import library
 from sparcl.kernels.attach import shapes_of
 from sparcl.kernels.network import Network
 from sparcl.masks import MaskSet, allocate, at_random
+from sparcl.optimizer import SGD
 
 SPARSITIES = (0.75, 0.90, 0.95)
 PAPERS_STEPS = 1560
@@ -82,8 +83,8 @@ class Workload:
             self.masks.restrict_gradients(
                 {n: torch.rand(m.shape, generator=generator) < learning for n, m in self.masks.weight.items()}
             )
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9, foreach=True)
-        self.masks.optimizer = self.optimizer
+        self.optimizer = SGD(self.model.parameters(), 0.01, 0.9)
+        self.masks.momenta = self.optimizer.momenta
         self.passes = [
             torch.randn(BATCH, *case.shape, generator=generator).contiguous(memory_format=torch.channels_last)
             for _ in range(case.passes)
@@ -96,7 +97,7 @@ class Workload:
 
     def dense(self) -> None:
         """One step with PyTorch's convolutions, channels_last."""
-        self.optimizer.zero_grad(set_to_none=False)
+        self.optimizer.zero_grad()
         self.loss([self.model.features(images) for images in self.passes]).backward()
         self.masks.mask_gradients()
         self.optimizer.step()

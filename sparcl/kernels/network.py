@@ -24,6 +24,7 @@ from sparcl.kernels.index import Index
 from sparcl.kernels.library import LANES, Descent, Layer, NetworkCall
 from sparcl.kernels.memory import Areas, aligned
 from sparcl.masks import MaskSet
+from sparcl.optimizer import SGD
 
 EVALUATION_FLOATS = 1 << 26  # of the area of an evaluation batch
 LAYOUTS = 4  # sizes of passes whose areas are kept
@@ -485,51 +486,44 @@ class Network:
         return [] if self.accumulate else found
 
     # -- optimizer -----------------------------------------------------------------------------------------------------
-    def step(self, optimizer: torch.optim.SGD) -> None:
+    def step(self, optimizer: SGD) -> None:
         """Do what ``mask_gradients()``, ``optimizer.step()`` and ``project()`` do, touching existing weights only.
 
-        Weights that do not exist, and their momentum, must be 0, as :class:`~sparcl.masks.MaskSet` leaves them. Plain
-        SGD and SGD with momentum; weight decay is the caller's to add to the gradients.
-
-        Raises:
-            ValueError: an optimizer with another rule.
+        Weights that do not exist, and their momentum, must be 0, as :class:`~sparcl.masks.MaskSet` leaves them. Weight
+        decay is the caller's to add to the gradients.
         """
         numbers = {name: i for i, name in enumerate(self._names)}
-        for group in optimizer.param_groups:
-            if group["dampening"] or group["weight_decay"] or group["nesterov"] or group["maximize"]:
-                raise ValueError("expected SGD without dampening, weight decay, Nesterov's rule or maximization")
-            moved: list[Descent] = []
-            held: list[Tensor] = []
-            for parameter in group["params"]:
-                gradient = parameter.grad
-                if gradient is None:
-                    continue
-                name = self._parameter_names.get(id(parameter), "")
-                momentum = None
-                if group["momentum"]:
-                    state = optimizer.state[parameter]
-                    momentum = state.get("momentum_buffer")
-                    if momentum is None:
-                        momentum = state["momentum_buffer"] = torch.zeros_like(parameter)
-                    elif not _same_layout(momentum, parameter):
-                        momentum = state["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
-                gradient = _like(gradient, parameter)
-                learning = self._gradients.get(name)
-                learning = None if learning is None else _like(learning, parameter)
-                held += [t for t in (gradient, learning) if t is not None]
-                moved.append(
-                    Descent(
-                        self._index(numbers[name], "weights").pointer if name in self._weights else None,
-                        parameter.data_ptr(),
-                        None if momentum is None else momentum.data_ptr(),
-                        gradient.data_ptr(),
-                        None if learning is None else learning.data_ptr(),
-                        parameter.numel(),
-                    )
+        moved: list[Descent] = []
+        held: list[Tensor] = []
+        for parameter in optimizer.parameters:
+            if parameter.grad is None:
+                continue
+            name = self._parameter_names.get(id(parameter), "")
+            momentum = None
+            if optimizer.momentum:
+                momentum = optimizer.momenta.get(parameter)
+                if momentum is None:
+                    momentum = optimizer.momenta[parameter] = torch.zeros_like(parameter).detach()
+                elif not _same_layout(momentum, parameter):
+                    momentum = optimizer.momenta[parameter] = torch.empty_like(parameter).copy_(momentum).detach()
+            gradient = _like(parameter.grad, parameter)
+            learning = self._gradients.get(name)
+            learning = None if learning is None else _like(learning, parameter)
+            held += [t for t in (gradient, learning) if t is not None]
+            moved.append(
+                Descent(
+                    self._index(numbers[name], "weights").pointer if name in self._weights else None,
+                    parameter.data_ptr(),
+                    None if momentum is None else momentum.data_ptr(),
+                    gradient.data_ptr(),
+                    None if learning is None else learning.data_ptr(),
+                    parameter.numel(),
                 )
-            library.require().sgd_step(
-                (Descent * len(moved))(*moved), len(moved), group["lr"], group["momentum"], torch.get_num_threads()
             )
+        library.require().sgd_step(
+            (Descent * len(moved))(*moved), len(moved), optimizer.learning_rate, optimizer.momentum,
+            torch.get_num_threads(),
+        )  # fmt: skip
 
     def _place(self, parameter: Tensor, i: int, index: Index | None) -> Tensor:
         """Return the tensor that receives a gradient; where ``index`` has no weight it is 0."""

@@ -15,6 +15,7 @@ from sparcl import models
 from sparcl.kernels import network as kernels
 from sparcl.kernels.network import Network
 from sparcl.masks import MaskSet, allocate, at_random
+from sparcl.optimizer import SGD
 
 CASES = [
     ("resnet8", 6, (1, 8, 8), (32, 32, 32)),
@@ -164,7 +165,7 @@ def run(threads: int, accumulate: bool = False, isa_steps: int = 2) -> list[Tens
         network = Network(model)
         network.follow(masks)
         network.accumulate = accumulate
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+        optimizer = SGD(model.parameters(), 0.01, 0.9)
         found: list[Tensor] = []
         for _ in range(isa_steps):
             optimizer.zero_grad()
@@ -257,7 +258,7 @@ def _threaded(threads: int) -> list[Tensor]:
         model, masks = made("resnet8", 6, (3, 16, 16))
         network = Network(model)
         network.follow(masks)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+        optimizer = SGD(model.parameters(), 0.01, 0.9)
         found: list[Tensor] = []
         for _ in range(2):
             optimizer.zero_grad()
@@ -301,8 +302,8 @@ def test_a_step_is_that_of_sgd_with_masks(momentum: float) -> None:
     other_masks.load(masks.state())
     network = Network(model)
     network.follow(masks)
-    optimizers = [torch.optim.SGD(m.parameters(), lr=0.1, momentum=momentum) for m in (model, other)]
-    other_masks.optimizer = optimizers[1]
+    optimizers = [SGD(m.parameters(), 0.1, momentum) for m in (model, other)]
+    other_masks.momenta = optimizers[1].momenta
     for _ in range(3):
         for a, b in zip(model.parameters(), other.parameters(), strict=True):
             a.grad = torch.randn(a.shape, generator=generator).to(memory_format=torch.preserve_format)
@@ -324,8 +325,8 @@ def test_training_stays_with_the_dense_kernel() -> None:
         network = Network(model)
         network.follow(masks)
         network.accumulate = True
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-        masks.optimizer = optimizer
+        optimizer = SGD(model.parameters(), 0.05, 0.9)
+        masks.momenta = optimizer.momenta
         images, labels = drawn((1, 8, 8), (64,))[0], torch.arange(64) % 5
         curve = []
         for _ in range(60):
