@@ -55,7 +55,7 @@ def test_an_installed_package_joins_on_every_learner(site: Path) -> None:
 
 def test_its_code_counts_in_its_own_identity_only(site: Path) -> None:
     def identities() -> list[str]:
-        code = "from sparcl import resolve, identity\n"
+        code = "from sparcl import resolve\nfrom sparcl.running import identity\n"
         for method in ("zebra-er", "static-er"):
             code += f"print(identity.identity(resolve.make('split-digits', '{method}', 0.5, 20)))\n"
         return python(site, "-c", code).stdout.split()
@@ -64,7 +64,7 @@ def test_its_code_counts_in_its_own_identity_only(site: Path) -> None:
     module = site / "zebra.py"
     module.write_text(module.read_text() + "\n# A remark.\n")
     assert identities() == [zebra, static]
-    module.write_text(module.read_text().replace("Parameter(0.5,", "Parameter(0.25,"))
+    module.write_text(module.read_text().replace("parameter(0.5,", "parameter(0.25,"))
     edited = identities()
     assert edited[0] != zebra
     assert edited[1] == static
@@ -74,7 +74,7 @@ def test_its_run_has_its_identity(site: Path, tmp_path: Path) -> None:
     done = sparcl(site, "run", *CELL, *SHORT, "--results", str(tmp_path / "results"))
     assert done.returncode == 0, done.stderr
     file = next((tmp_path / "results").rglob("record.json"))
-    code = f"from sparcl import resolve, identity, record\nmade = record.read({str(file)!r})\n"
+    code = f"from sparcl import resolve\nfrom sparcl.running import identity, record\nmade = record.read({str(file)!r})\n"
     code += "print(made['identity'] == identity.identity(resolve.from_dict(made['cell'])))\n"
     assert python(site, "-c", code).stdout.strip() == "True"
 
