@@ -16,11 +16,15 @@ LARGEST = 2**30
 
 
 class Grid(TypedDict):
+    """Values to try for each parameter."""
+
     set: dict[str, list[Any]]
     source: str
 
 
 class Group(TypedDict, total=False):
+    """A group of the config."""
+
     title: str
     set: dict[str, list[Any]]
     grid: dict[str, Grid]
@@ -36,6 +40,8 @@ class Config(TypedDict, total=False):
 
 
 class Stream(TypedDict):
+    """The stream: classes and sizes by task, shape (C, H, W)."""
+
     name: str
     label: str
     tasks: int
@@ -43,6 +49,8 @@ class Stream(TypedDict):
 
 
 class Method(TypedDict):
+    """A method: what tables call it, and what it is made of."""
+
     label: str
     family: str
     learner: str
@@ -51,6 +59,8 @@ class Method(TypedDict):
 
 
 class PlannedMemory(TypedDict):
+    """What the memory rule needs of the network: parameters, and bytes."""
+
     dense_parameters: int
     buffers: int
     activations: int

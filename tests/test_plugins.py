@@ -74,7 +74,9 @@ def test_its_run_has_its_identity(site: Path, tmp_path: Path) -> None:
     done = sparcl(site, "run", *CELL, *SHORT, "--results", str(tmp_path / "results"))
     assert done.returncode == 0, done.stderr
     file = next((tmp_path / "results").rglob("record.json"))
-    code = f"from sparcl import resolve\nfrom sparcl.running import identity, record\nmade = record.read({str(file)!r})\n"
+    code = (
+        f"from sparcl import resolve\nfrom sparcl.running import identity, record\nmade = record.read({str(file)!r})\n"
+    )
     code += "print(made['identity'] == identity.identity(resolve.from_dict(made['cell'])))\n"
     assert python(site, "-c", code).stdout.strip() == "True"
 

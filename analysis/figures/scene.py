@@ -158,10 +158,12 @@ def missing_text(lines: Sequence[str]) -> str:
 
 
 def level_label(c: Configuration) -> str:
+    """Return a configuration's label with its sparsity, where it has any."""
     return f"{c.label} {c.sparsity:.2f}" if c.sparsity else c.label
 
 
 def finish(scene: Scene, name: str, title: str, caption: str, figure, chosen: Iterable[Configuration]) -> Drawing:
+    """Give a figure its title and what stands under it; ``chosen`` are the configurations that it shows."""
     chosen = list({c.key: c for c in chosen}.values())
     missing = missing_of(chosen)
     figure.suptitle(f"{title} on {scene.label}", fontsize=10.5, fontweight="bold", x=0.01, ha="left")

@@ -93,6 +93,7 @@ class Workload:
         self.network: Network | None = None
 
     def loss(self, features: Sequence[Tensor]) -> Tensor:
+        """Return the summed cross-entropy of the passes' features, each (N, D)."""
         return torch.stack([F.cross_entropy(self.model.head(f), self.labels) for f in features]).sum()
 
     def dense(self) -> None:

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparcl import cli, matrix, resolve
+from sparcl import cli, matrix, plan, resolve
 from sparcl.errors import UserError
 from sparcl.files import strict_yaml
 
@@ -78,19 +78,19 @@ def test_what_a_method_does_not_have_is_not_crossed() -> None:
 def test_a_cell_of_two_groups_runs_once_and_carries_both_names() -> None:
     sweep = {"methods": ["sparcl-er"], "buffers": [20], "sparsities": [0.75], "set": {"ddr.proportion": [0.1, 0.3]}}
     plain = {"methods": ["sparcl-er"], "buffers": [20], "sparsities": [0.75]}
-    plan = matrix.from_dict(changed(seeds=[3], groups={"plain": plain, "sweep": sweep})).plan()
-    assert [(entry["path"], entry["groups"]) for entry in plan["cells"]] == [
+    made = plan.make(matrix.from_dict(changed(seeds=[3], groups={"plain": plain, "sweep": sweep})))
+    assert [(entry["path"], entry["groups"]) for entry in made["cells"]] == [
         ("split-digits/sparcl-er/s0.75/b20/seed3", ["plain", "sweep"]),  # 0.3 is the default
         ("split-digits/sparcl-er/s0.75/b20/ddr.proportion=0.1/seed3", ["sweep"]),
     ]
 
 
 def test_plan_holds_cells_that_can_be_made_again() -> None:
-    plan = matrix.from_dict(yaml.safe_load(CONFIGS[0].read_text())).plan()
-    for entry in plan["cells"][:5]:
+    made = plan.make(matrix.from_dict(yaml.safe_load(CONFIGS[0].read_text())))
+    for entry in made["cells"][:5]:
         again = resolve.from_dict(json.loads(json.dumps(entry["cell"])))
         assert again.path == entry["path"]
-    assert len({entry["identity"] for entry in plan["cells"]}) == len(plan["cells"])
+    assert len({entry["identity"] for entry in made["cells"]}) == len(made["cells"])
 
 
 def test_exclusions() -> None:
@@ -145,7 +145,7 @@ def test_patterns_name_every_method_that_matches() -> None:
         ({"groups": {"one": {"methods": ["er"], "buffers": [2], "set": {"ddr.proportion": [0.1]}}}},
          "groups.one: ddr.proportion: unknown parameter of er"),
         ({"groups": {"one": {"methods": ["er"], "set": {"../x": [1]}}}}, "groups.one.set: expected component.key"),
-        ({"defaults": {"epochs": 0}}, "defaults.epochs: expected a whole number of at least 1, got 0"),
+        ({"defaults": {"epochs": 0}}, "defaults.epochs: expected a whole number from 1 to 1e+06, got 0"),
         ({"defaults": {"model": "resnet88"}}, "defaults.model: unknown name 'resnet88' (did you mean 'resnet8'?)"),
         ({"defaults": {"params": {"tmd.interval": 1}}}, "groups.one: defaults.params.tmd.interval: unknown parameter"),
         ({"exclude": [{"method": "derpp"}]}, "exclude[0].method: expected a method of this matrix, got 'derpp'"),
@@ -231,7 +231,7 @@ def test_large_files_and_missing_files(tmp_path: Path) -> None:
 
 
 def test_schema_is_valid_and_describes_every_key() -> None:
-    schema = json.loads(matrix.SCHEMA_FILE.read_text())
+    schema = matrix.schema()
     jsonschema.Draft202012Validator.check_schema(schema)
 
     def visit(part: object, where: str) -> None:
