@@ -28,6 +28,7 @@ from forked import call, guard
 
 from analysis import plan as plans
 from sparcl import cell, cli, matrix, resolve, streams, trainer
+from sparcl import plan as planning
 from sparcl.errors import UserError
 from sparcl.running import checkpoint, record, runner
 from sparcl.streams import cache
@@ -268,7 +269,8 @@ def test_the_record_reader_on_sound_checksums(finished: dict[str, Any], tmp_path
 
 def test_the_plan_reader(tmp_path: Path, count: int) -> None:
     (tmp_path / "config.yaml").write_text(CONFIG)
-    good = json.loads(matrix.write_plan(matrix.load(tmp_path / "config.yaml").plan(), tmp_path).read_text())
+    made = planning.make(matrix.load(tmp_path / "config.yaml"))
+    good = json.loads(planning.write(made, tmp_path).read_text())
     good["config"], good["cells"] = {}, good["cells"][:2]
     target, draw = tmp_path / "plan.json", random.Random(6)
 

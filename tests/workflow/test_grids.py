@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sparcl import grids, matrix, methods, resolve
+from sparcl import grids, matrix, methods, plan, resolve
 from sparcl.errors import UserError
 
 SEARCH = {
@@ -64,7 +64,7 @@ def test_methods_of_a_group_get_their_own_grids() -> None:
         )),
         *(f"split-digits/rigl-er/s0.90/b20/{values}{rest}" for values in ("", "rigl.alpha=0.1,", "rigl.alpha=0.5,")),
     }  # fmt: skip
-    shown = made.plan()["config"]["groups"]["one"]["grid"]
+    shown = plan.make(made)["config"]["groups"]["one"]["grid"]
     assert shown["rigl-er"]["set"] == {"rigl.alpha": [0.1, 0.3, 0.5]}
     assert "Evci" in shown["rigl-er"]["source"]
 
