@@ -59,10 +59,10 @@ def test_methods_of_a_group_get_their_own_grids() -> None:
     rest = "stream.validation=0.2/seed0"
     assert {cell.path for cell in made.cells} == {
         *(f"split-digits/derpp/s0.00/b20/{values}{rest}" for values in (
-            "", "derpp.beta=1,", "derpp.alpha=0.2,", "derpp.alpha=0.2,derpp.beta=1,", "derpp.alpha=0.5,",
-            "derpp.alpha=0.5,derpp.beta=1,",
+            "", "derpp.beta=1+", "derpp.alpha=0.2+", "derpp.alpha=0.2+derpp.beta=1+", "derpp.alpha=0.5+",
+            "derpp.alpha=0.5+derpp.beta=1+",
         )),
-        *(f"split-digits/rigl-er/s0.90/b20/{values}{rest}" for values in ("", "rigl.alpha=0.1,", "rigl.alpha=0.5,")),
+        *(f"split-digits/rigl-er/s0.90/b20/{values}{rest}" for values in ("", "rigl.alpha=0.1+", "rigl.alpha=0.5+")),
     }  # fmt: skip
     shown = plan.make(made)["config"]["groups"]["one"]["grid"]
     assert shown["rigl-er"]["set"] == {"rigl.alpha": [0.1, 0.3, 0.5]}
