@@ -11,6 +11,10 @@ from sparcl.errors import UserError, one_line
 from sparcl.files import typed_json
 
 SCHEMA = "sparcl-plan/2"
+PILOT = "pilot"
+"""The group that trains dense learners longer, to show that tasks are learned."""
+APART = (PILOT,)
+"""Groups with a table of their own that answers another question than which method is best."""
 LARGEST = 2**30
 """Bytes; the plan of 100,000 cells is smaller."""
 
@@ -223,15 +227,19 @@ def swept(config: Config) -> dict[str, list[str]]:
     return found
 
 
+def apart(config: Config) -> set[str]:
+    """Return the groups whose cells are in no comparison between methods unless another group names them, too."""
+    return {name for name in config.get("groups", {}) if name in APART} | swept(config).keys()
+
+
 def sweep_title(config: Config, group: str) -> str:
     """Return what the config calls a sweep, or its name and what it sweeps."""
     return config["groups"][group].get("title") or f"Sweep {group}: {', '.join(swept(config)[group])}"
 
 
-def in_main(groups: Iterable[str], sweeps: Iterable[str]) -> bool:
-    """Whether a cell of these groups is part of the comparisons between methods: some group of it is no sweep."""
-    groups, sweeps = set(groups), set(sweeps)
-    return not groups or not groups <= sweeps
+def in_main(groups: Iterable[str], aside: set[str]) -> bool:
+    """Whether a cell of these groups is part of the comparisons between methods: some group of it is not ``apart``."""
+    return not set(groups) or not set(groups) <= aside
 
 
 def bundle(method: str, learner: str) -> str:
