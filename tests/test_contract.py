@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import float64
 import numpy as np
 import pytest
 import torch
@@ -23,7 +24,7 @@ from sparcl.cell import Cell
 from sparcl.costs import planning
 from sparcl.masks import keep_count
 from sparcl.memory import ReservoirMemory
-from sparcl.running import checkpoint
+from sparcl.running import checkpoint, identity
 
 NAMES = methods.names()
 MIDDLE = 17
@@ -49,7 +50,7 @@ def contract_cell(small_cell) -> Callable[..., Cell]:
         params: dict[str, Any] = {k: 3 for k, p in known.items() if k.endswith(".interval") and p.default > 5}
         if "dgm.sparsity" not in known:
             params["protocol.momentum"] = 0.5
-        return small_cell(name, seed=seed, params=params, **fields)
+        return small_cell(name, seed=seed, params=params, **({"kernel": "auto"} | fields))
 
     return make
 
@@ -229,6 +230,40 @@ def same_masks(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> boo
 @pytest.mark.parametrize("name", CASES)
 def test_another_seed_is_another_run(name: str, contract_cell, digits) -> None:
     check_seeds(contract_cell(name, seed=1, epochs=1), contract_cell(name, seed=2, epochs=1), digits)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_kernel_that_auto_gives_trains_as_the_method_says(name: str, contract_cell, digits) -> None:
+    """16 steps into the second task, with replay and mask updates, weights are those of a run in float64 by PyTorch."""
+    steps = 16
+
+    def beginning(kernel: str, prepare: Callable[[trainer.Run], None] = lambda run: None) -> trainer.Run:
+        run, done = trainer.Run(contract_cell(name, kernel=kernel), digits), 0
+        prepare(run)
+
+        def stop(run: trainer.Run) -> None:
+            nonlocal done
+            done += 1
+            if done == steps:
+                raise trainer.Interrupted
+
+        with pytest.raises(trainer.Interrupted):
+            trainer.train(run, stop)
+        return run
+
+    auto = beginning("auto")
+    assert identity.kernel_of(auto.cell)["kernel"] == ("dense" if auto.network is None else "sparse")
+    if auto.network is None:
+        return
+    exact = beginning("dense", float64.compute_in)
+    assert exact.network is None
+    apart = []
+    for key, weight in auto.model.named_parameters():
+        other = dict(exact.model.named_parameters())[key].detach()
+        difference = (weight.detach().double() - other).abs() / other.abs().max().clamp(min=1e-2)
+        apart.append(difference[(weight != 0) | (other != 0)])
+    # A value that rounding puts on the other side of a ReLU moves some weights a little; a wrong rule moves many.
+    assert torch.cat(apart).quantile(0.9) < 2e-3
 
 
 def every_fourth(self: Any, run: trainer.Run) -> None:

@@ -206,10 +206,10 @@ def test_a_run_removes_the_least_important(learner: str, schedule: str, small_ce
     updates = []
     original, update = trainer.Run.backward, TDM._update
 
-    def watched(run, batch, replays, by_term=False):
+    def watched(run, batch, replays, positions="dense", by_term=False):
         terms.clear()
         terms.update(float64.gradients(run, batch, replays) if by_term else {})
-        return original(run, batch, replays, by_term)
+        return original(run, batch, replays, positions, by_term)
 
     def checked(self, run, prune_to, grow_to):
         for name, weight in run.masks.parameters.items():

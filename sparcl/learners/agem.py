@@ -48,10 +48,12 @@ def project(gradients: dict[str, Tensor], reference: dict[str, Tensor], exist: d
 class AGEM(Rehearsal):
     """Averaged gradient episodic memory; see the module's docstring."""
 
+    outputs_only = False  # the reference gradient is taken beside the step's
+
     def terms(
         self, run: Run, images: Tensor, labels: Tensor, replays: list[Replay]
     ) -> tuple[dict[str, Tensor], Tensor]:
-        logits = run.model(images)
+        logits, *_ = run.logits(images)
         self._replays = replays
         return {"stream": stream_loss(run, logits, labels)}, logits
 
@@ -66,7 +68,7 @@ class AGEM(Rehearsal):
             return
         ((past, labels, _),) = self._replays
         with torch.autocast(run.device.type, torch.bfloat16, enabled=run.cell.precision == "bfloat16"):
-            loss = F.cross_entropy(run.model(past), labels)
+            loss = F.cross_entropy(run.logits(past)[0], labels)
         parameters = {n: p for n, p in run.model.named_parameters() if p.grad is not None}
         found = torch.autograd.grad(loss, list(parameters.values()))
         reference = dict(zip(parameters, found, strict=True))

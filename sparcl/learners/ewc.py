@@ -102,7 +102,7 @@ class EWC(Learner):
     def terms(
         self, run: Run, images: Tensor, labels: Tensor, replays: list[Replay]
     ) -> tuple[dict[str, Tensor], Tensor]:
-        logits = run.model(images)
+        logits, *_ = run.logits(images)
         terms = {"stream": stream_loss(run, logits, labels)}
         if self.fisher and self.step == "explicit":
             terms["memory"] = self.strength * penalty(dict(run.model.named_parameters()), self.anchor, self.fisher)

@@ -60,11 +60,11 @@ class FDR(Rehearsal):
     def terms(
         self, run: Run, images: Tensor, labels: Tensor, replays: list[Replay]
     ) -> tuple[dict[str, Tensor], Tensor]:
-        logits = run.model(images)
+        logits, *past = run.logits(images, *(replayed for replayed, _, _ in replays))
         terms = {"stream": stream_loss(run, logits, labels)}
         if replays:
-            ((past, _, old),) = replays
-            terms["memory"] = self.alpha * function_distance(run.model(past).float(), old)
+            ((_, _, old),) = replays
+            terms["memory"] = self.alpha * function_distance(past[0].float(), old)
         return terms, logits
 
     def end_task(self, run: Run) -> None:

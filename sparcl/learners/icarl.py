@@ -84,6 +84,7 @@ class ICaRL(Learner):
     """
 
     uses_memory: ClassVar[bool] = True
+    outputs_only: ClassVar[bool] = True
     published_replay_batches: ClassVar[int] = 1
     refuses: ClassVar = {"data": "its exemplars are part of the pool that samples are removed from"}
 
@@ -119,7 +120,7 @@ class ICaRL(Learner):
     def terms(
         self, run: Run, images: Tensor, labels: Tensor, replays: list[Replay]
     ) -> tuple[dict[str, Tensor], Tensor]:
-        logits = run.model(images)
+        logits, *_ = run.logits(images)
         targets = self.targets[run.batch.positions]
         return {"stream": class_outputs_loss(logits, labels, targets, run.phase.classes)}, logits
 
@@ -152,7 +153,7 @@ class ICaRL(Learner):
         self.means = F.normalize(means, dim=1)
 
     def predict(self, run: Run, images: Tensor) -> Tensor:
-        features = run.model.features(images)
+        features = run.features(images)
         scores = run.model.head(features).double() - NEVER
         if len(self.means):
             near = F.normalize(features.float(), dim=1)

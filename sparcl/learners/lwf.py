@@ -46,6 +46,7 @@ class LwF(Learner):
     """
 
     family = "regularization"
+    outputs_only = True
     alpha: float = parameter(1.0, "weight of the distillation", low=0)
     temperature: float = parameter(2.0, "temperature of the distillation", low=0.01)
 
@@ -62,7 +63,7 @@ class LwF(Learner):
     def terms(
         self, run: Run, images: Tensor, labels: Tensor, replays: list[Replay]
     ) -> tuple[dict[str, Tensor], Tensor]:
-        logits = run.model(images)
+        logits, *_ = run.logits(images)
         terms = {"stream": stream_loss(run, logits, labels)}
         if len(self.targets):
             old = self.targets[run.batch.positions]

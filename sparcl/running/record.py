@@ -117,11 +117,13 @@ class Place(TypedDict):
 
 
 class Provenance(TypedDict):
-    """SHA-256 of the code and of the images, and the versions of the libraries."""
+    """SHA-256 of the code and of the images, the versions of the libraries, and the kernel that ran."""
 
     code: str
     data: str
     versions: dict[str, str]
+    kernel: str
+    instruction_set: str | None
 
 
 class Hardware(TypedDict):

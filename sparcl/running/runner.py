@@ -111,7 +111,14 @@ def _finished(target: Path, cell: Cell, wanted: str) -> Record | None:
     if found["identity"] == wanted:
         return found
     what = "of other code or data"
-    for here, there in ((cell.as_dict(), found["cell"]), (identity.versions(), found["provenance"]["versions"])):
+    provenance = {
+        **found["provenance"]["versions"],
+        **{k: found["provenance"].get(k) for k in identity.kernel_of(cell)},
+    }
+    for here, there in (
+        (cell.as_dict(), found["cell"]),
+        ({**identity.versions(), **identity.kernel_of(cell)}, provenance),
+    ):
         different = sorted(key for key in {*here, *there} if here.get(key) != there.get(key))
         if different:
             key = different[0]
@@ -286,6 +293,7 @@ def _record(
             "code": identity.code_of(cell),
             "data": run.stream.digest,
             "versions": identity.versions(),
+            **identity.kernel_of(cell),
         },
         "measured": {
             "started": started,
