@@ -87,6 +87,7 @@ class Run(Protocol):
             policy wants them by term.
         pool_images, pool_labels: the task's training pool: (P, C, H, W) uint8, (P,).
         present: bool mask (P,) of the samples that data policies have left.
+        removed: per task, each removal as the record has it (:class:`sparcl.running.record.Removal`).
         untrained: accuracy before training; empty until that is known.
     """
 
@@ -107,6 +108,7 @@ class Run(Protocol):
     pool_images: Tensor
     pool_labels: Tensor
     present: Tensor
+    removed: list[list[dict[str, float]]]
     untrained: dict[str, list[float | None]]
     sparsity: SparsityPolicy
 
@@ -126,8 +128,11 @@ class Run(Protocol):
     def backward(self, batch: Batch, replays: list[Replay], by_term: bool = False) -> tuple[Tensor, Tensor]:
         """Leave the gradients of the learner's loss in ``parameter.grad``; return loss () and stream logits (N, C)."""
 
-    def remove_samples(self, which: Tensor) -> None:
-        """Remove the samples of the bool mask ``which`` (pool,) for the rest of the task."""
+    def remove_samples(self, which: Tensor, tied: float = 0.0) -> None:
+        """Remove the samples of the bool mask ``which`` (pool,) for the rest of the task.
+
+        ``tied`` is the share of them that were chosen among equals, for the record.
+        """
 
     def note_update(self, pruned: int, grown: int) -> None:
         """Write a mask update into the record: how many weights left and how many came."""
