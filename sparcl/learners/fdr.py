@@ -22,16 +22,12 @@ from sparcl.components import Batch, Replay, Run, stream_loss
 from sparcl.costs.ledger import Ledger
 from sparcl.learners import passes
 from sparcl.learners.rehearsal import Rehearsal
+from sparcl.memory import quotas
 from sparcl.methods import learner
 from sparcl.parameters import parameter
 from sparcl.protocol import Protocol
 
 LINE = "memory_outputs"
-
-
-def quotas(capacity: int, tasks: int) -> list[int]:
-    """Return how many of ``capacity`` samples each of ``tasks`` tasks may hold; they differ by at most 1."""
-    return [capacity // tasks + (task < capacity % tasks) for task in range(tasks)]
 
 
 def function_distance(logits: Tensor, old: Tensor) -> Tensor:
