@@ -292,7 +292,9 @@ class Learner(Component):
 def stream_loss(run: Run, logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of the stream batch: over the current task's logits alone when ``protocol.single_head`` is on.
 
-    SparCL, section 3.2: the logits of classes outside the current task are masked out.
+    SparCL, section 3.2: the logits of classes outside the current task are masked out. Otherwise over all ``logits``:
+    every output of the head, unseen classes included, is what mammoth's DER, DER++, ER, A-GEM, FDR, EWC and plain SGD
+    take; its LwF gives the classes seen so far.
     """
     if not run.protocol.single_head:
         return F.cross_entropy(logits, labels)

@@ -7,7 +7,7 @@ With g the gradient of CE(z(x), y) and r that of CE(z(x'), y') on a batch (x', y
 The memory is filled at the end of each task with images of that task, drawn at random, an equal part of it for each
 of the stream's T tasks (the paper's algorithm 2: M / T each; where T does not divide M the first ones have one more).
 So it holds nothing of the task that is being trained, and the constraint, which is about the past, is there in every
-step from the second task on. (mammoth's first version does this; its present one stores one batch of each task.) ``agem_r``,
+step from the second task on. (mammoth's first version does this; its present one stores one batch a task.) ``agem_r``,
 A-GEM-R, draws from a reservoir over the stream instead, as ER does; the images of the current task that it holds make
 the reference gradient agree with the step's own.
 
