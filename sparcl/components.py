@@ -89,6 +89,7 @@ class Run(Protocol):
             policy wants them by term.
         pool_images, pool_labels: the task's training pool: (P, C, H, W) uint8, (P,).
         present: bool mask (P,) of the samples that data policies have left.
+        removed: per task, each removal as the record has it (:class:`sparcl.running.record.Removal`).
         untrained: accuracy before training; empty until that is known.
     """
 
@@ -109,6 +110,7 @@ class Run(Protocol):
     pool_images: Tensor
     pool_labels: Tensor
     present: Tensor
+    removed: list[list[dict[str, float]]]
     untrained: dict[str, list[float | None]]
     sparsity: SparsityPolicy
 
@@ -142,8 +144,11 @@ class Run(Protocol):
         ``positions`` says at which maskable weights they are needed; a kernel may leave the others 0.
         """
 
-    def remove_samples(self, which: Tensor) -> None:
-        """Remove the samples of the bool mask ``which`` (pool,) for the rest of the task."""
+    def remove_samples(self, which: Tensor, tied: float = 0.0) -> None:
+        """Remove the samples of the bool mask ``which`` (pool,) for the rest of the task.
+
+        ``tied`` is the share of them that were chosen among equals, for the record.
+        """
 
     def note_update(self, pruned: int, grown: int) -> None:
         """Write a mask update into the record: how many weights left and how many came."""
@@ -307,7 +312,9 @@ class Learner(Component):
 def stream_loss(run: Run, logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of the stream batch: over the current task's logits alone when ``protocol.single_head`` is on.
 
-    SparCL, section 3.2: the logits of classes outside the current task are masked out.
+    SparCL, section 3.2: the logits of classes outside the current task are masked out. Otherwise over all ``logits``:
+    every output of the head, unseen classes included, is what mammoth's DER, DER++, ER, A-GEM, FDR, EWC and plain SGD
+    take; its LwF gives the classes seen so far.
     """
     if not run.protocol.single_head:
         return F.cross_entropy(logits, labels)

@@ -101,7 +101,7 @@ class Run(components.Run):
         }
         self.untrained: dict[str, list[float | None]] = {}
         self.mask_history: list[dict[str, Any]] = []
-        self.removed: list[list[dict[str, int]]] = []
+        self.removed: list[list[dict[str, float]]] = []
         self.presented: list[int] = []
         self.losses: list[list[float]] = []
         self.seconds = {"train": 0.0, "evaluation": 0.0}
@@ -138,11 +138,11 @@ class Run(components.Run):
         """Number of samples in the current task's pool, removed ones included."""
         return len(self.pool_labels)
 
-    def remove_samples(self, which: Tensor) -> None:
+    def remove_samples(self, which: Tensor, tied: float = 0.0) -> None:
         """Remove the samples of the bool mask ``which`` (pool,) for the rest of the task."""
         self.present &= ~which
-        count = int(which.sum())
-        self.removed[-1].append({"epoch": self.clock.epoch, "removed": count, "remaining": int(self.present.sum())})
+        count, remaining = int(which.sum()), int(self.present.sum())
+        self.removed[-1].append({"epoch": self.clock.epoch, "removed": count, "remaining": remaining, "tied": tied})
 
     def note_update(self, pruned: int, grown: int) -> None:
         """Write a mask update into the record: how many weights left and how many came."""

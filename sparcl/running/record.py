@@ -76,11 +76,12 @@ class Masks(TypedDict):
 
 
 class Removal(TypedDict):
-    """Samples of a task removed at the end of an epoch, and how many remain."""
+    """Samples of a task removed at the end of an epoch, how many remain, and the share of them that ties decided."""
 
     epoch: int
     removed: int
     remaining: int
+    tied: float
 
 
 class Data(TypedDict):
