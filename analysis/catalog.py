@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from analysis.plan import Document, in_main, is_sparse_training, swept
+from analysis.plan import Document, bundle, in_main, is_sparse_training, swept
 
 PARTS = {"tdm": "sparsity", "ddr": "data", "dgm": "gradient"}
 """SparCL's parts, and the kind of policy that each is."""
@@ -32,6 +32,7 @@ def _main_cells(plan: Document) -> Cells:
             found[method, sparsity, buffer] = {
                 "method": method,
                 "family": facts["family"],
+                "is_ours": bundle(method, facts["learner"]) == "sparcl" and sparsity > 0,
                 "task_il_only": facts["task_il_only"],
                 "sparsity": sparsity,
                 "setting": (facts["learner"], buffer, sparsity),
@@ -45,11 +46,9 @@ def _main_cells(plan: Document) -> Cells:
 
 def _rivals(cells: Cells) -> bool:
     """SparCL, and the dense learner or another sparse-training method in its setting."""
-    ours = {c["setting"] for c in cells if c["family"] == "sparcl" and c["sparsity"] > 0}
+    ours = {c["setting"] for c in cells if c["is_ours"]}
     dense = {(learner, buffer, 0) for learner, buffer, _ in ours}
-    return any(
-        c["dense"] in dense or (c["is_sparse"] and c["family"] != "sparcl" and c["setting"] in ours) for c in cells
-    )
+    return any(c["dense"] in dense or (c["is_sparse"] and not c["is_ours"] and c["setting"] in ours) for c in cells)
 
 
 def _ablation(cells: Cells) -> Cells:
@@ -57,42 +56,46 @@ def _ablation(cells: Cells) -> Cells:
     return rows if any(c["family"] == "ablation" for c in rows) else []
 
 
-def _effects(cells: Cells) -> bool:
+def _effects(cells: Cells, plan: Document) -> bool:
     """Two cells of the ablation that differ in one part."""
     rows = _ablation(cells)
     pairs = ((on, off) for on in rows for off in rows if on["setting"] == off["setting"])
     return any(off["parts"] < on["parts"] and len(on["parts"] - off["parts"]) == 1 for on, off in pairs)
 
 
-def _sparse(cells: Cells) -> bool:
+def _sparse(cells: Cells, plan: Document) -> bool:
     return any(c["is_sparse"] for c in cells)
 
 
-def _by_task(cells: Cells) -> bool:
+def _any(cells: Cells, plan: Document) -> bool:
+    return bool(cells)
+
+
+def _by_task(cells: Cells, plan: Document) -> bool:
     return any(not c["task_il_only"] and c["method"] != "joint" for c in cells)
 
 
-Applies = Callable[[Cells], object]
+Applies = Callable[[Cells, Document], object]
 TABLES: dict[str, Applies] = {
-    "overall": _rivals,
-    "continual_learning": lambda cells: any(c["family"] not in ("sparse-baseline", "ablation") for c in cells),
-    "sparse_baselines": lambda cells: any(c["family"] == "sparse-baseline" and c["sparsity"] > 0 for c in cells),
-    "ablation": _ablation,
+    "primary": lambda cells, plan: plan["analysis"] or _rivals(cells),
+    "continual_learning": lambda cells, plan: any(c["family"] not in ("sparse-baseline", "ablation") for c in cells),
+    "sparse_baselines": lambda cells, plan: any(c["family"] == "sparse-baseline" and c["sparsity"] > 0 for c in cells),
+    "ablation": lambda cells, plan: _ablation(cells),
     "ablation_effects": _effects,
-    "memory": bool,
-    "sweep": bool,
-    "published": lambda cells: True,
-    "all_cells": lambda cells: True,
+    "memory": _any,
+    "sweep": _any,
+    "published": lambda cells, plan: True,
+    "all_cells": lambda cells, plan: True,
 }
 FIGURES: dict[str, Applies] = {
     "accuracy_vs_flops": _sparse,
-    "accuracy_vs_sparsity": lambda cells: len({c["sparsity"] for c in cells if c["is_sparse"]}) > 1,
+    "accuracy_vs_sparsity": lambda cells, plan: len({c["sparsity"] for c in cells if c["is_sparse"]}) > 1,
     "accuracy_per_task": _by_task,
-    "accuracy_matrices": lambda cells: any(not c["task_il_only"] for c in cells),
+    "accuracy_matrices": lambda cells, plan: any(not c["task_il_only"] for c in cells),
     "forgetting_bars": _by_task,
-    "sweep": bool,
+    "sweep": _any,
     "mask_dynamics": _sparse,
-    "flops_breakdown": bool,
+    "flops_breakdown": _any,
 }
 
 
@@ -111,7 +114,7 @@ def _names(plan: Document, known: dict[str, Applies]) -> list[str]:
     for name, applies in known.items():
         if name == "sweep":
             found += [SWEEP + group for group in swept(plan["config"])]
-        elif applies(cells):
+        elif applies(cells, plan):
             found.append(name)
     return found
 

@@ -162,7 +162,7 @@ def _planned(plan: Plan, entry: plans.CellEntry) -> dict[str, Any]:
         "label": method["label"],
         "family": method["family"],
         "learner": learner,
-        "bundle": cell["method"].removesuffix(learner).rstrip("-"),
+        "bundle": plans.bundle(cell["method"], learner),
         **{f"policy_{kind}": method["policies"].get(kind) or "" for kind in POLICIES},
         "task_il_only": method["task_il_only"],
     }

@@ -39,6 +39,24 @@ class Config(TypedDict, total=False):
     tune: dict[str, list[str]]
 
 
+class Sides(TypedDict):
+    """A contrast: bundles of policies, or "dense"; first minus second."""
+
+    first: str
+    second: str
+
+
+class Analysis(TypedDict):
+    """A planned primary analysis; ``smallest_difference`` in points."""
+
+    metric: Literal["class_il", "task_il"]
+    smallest_difference: float
+    alpha: float
+    power: float
+    correction: Literal["holm"]
+    contrasts: list[Sides]
+
+
 class Stream(TypedDict):
     """The stream: classes and sizes by task, shape (C, H, W)."""
 
@@ -100,6 +118,7 @@ class Document(TypedDict):
     description: str
     reference: str | None
     config: Config
+    analysis: Analysis | None
     stream: Stream
     methods: dict[str, Method]
     cells: list[CellEntry]
@@ -213,6 +232,11 @@ def in_main(groups: Iterable[str], sweeps: Iterable[str]) -> bool:
     """Whether a cell of these groups is part of the comparisons between methods: some group of it is no sweep."""
     groups, sweeps = set(groups), set(sweeps)
     return not groups or not groups <= sweeps
+
+
+def bundle(method: str, learner: str) -> str:
+    """Return the name of a method's policies: ``rigl-erk-er`` -> ``rigl-erk``; empty for the learner alone."""
+    return method.removesuffix(learner).rstrip("-")
 
 
 def is_sparse_training(family: str, sparsity_policy: str | None) -> bool:

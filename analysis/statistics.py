@@ -1,4 +1,4 @@
-"""Statistics for few seeds: intervals, paired comparisons, a correction for many, effect sizes, ties.
+"""Statistics for few seeds: intervals, paired comparisons, equivalence, power, corrections for many, effect sizes.
 
 Seeds are the unit of replication. Two methods under one seed see the same initial weights, the same order of
 images and the same draws, so methods are compared by their differences seed by seed. All functions take plain
@@ -15,7 +15,9 @@ What few seeds allow, and what they do not:
   are.
 * A bootstrap of fewer than :data:`BOOTSTRAP_MIN_N` values resamples too few distinct ones and comes out too
   narrow; it is not reported.
-* "Not distinguishable" is not "equal": with few seeds only large differences can be told apart.
+* "Not told apart" is not "equal": with few seeds only large differences can be told apart. That two methods are
+  within so many points of each other is a claim of its own (:func:`equivalence_p`), and how large a difference a number
+  of seeds could tell is computed (:func:`detectable`).
 """
 
 from __future__ import annotations
@@ -30,12 +32,14 @@ import numpy as np
 from scipy import special
 
 ALPHA = 0.05
-"""Level of every verdict and of bold ties."""
+"""Level of exploratory verdicts and of bold; a planned analysis names its own."""
 PERMUTATION_MIN_N = 5
 PERMUTATION_EXACT_MAX_N = 16
 BOOTSTRAP_MIN_N = 5
 BOOTSTRAP_RESAMPLES = 2000
 BOOTSTRAP_SEED = 20220920
+MOST_SEEDS = 10_000
+"""Where the search for a number of seeds ends."""
 NAN = float("nan")
 Row = TypeVar("Row", bound=Hashable)
 
@@ -212,24 +216,102 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def best_with_ties(
-    rows: Mapping[Row, Mapping[Any, float]], higher_is_better: bool = True, alpha: float = ALPHA
-) -> set[Row]:
-    """Rows that share first place: the best mean and every row that cannot be told from it.
+def fdr(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted for the false-discovery rate (Benjamini and Hochberg 1995); nan ones do not count."""
+    from scipy import stats
 
-    Each other row is compared with the best by a paired t-test on the seeds they share, Holm-corrected over
-    these comparisons; a row whose corrected p is at least ``alpha`` is a tie. A row that shares fewer than 2
-    seeds with the best gives no test and no tie. The test is conditional on which row came out best.
+    adjusted = np.array(p_values, dtype=float)
+    tested = ~np.isnan(adjusted)
+    if tested.any():
+        adjusted[tested] = stats.false_discovery_control(adjusted[tested])
+    return [float(p) for p in adjusted]
+
+
+def equivalence_p(paired: Paired, margin: float) -> float:
+    """Return the p-value of two one-sided tests (Schuirmann 1987): small where a difference is within ``margin``.
+
+    The null hypothesis is a difference of at least ``margin`` (in the values' unit, above 0) either way; the larger of
+    the two one-sided p-values. nan below 2 seeds.
+    """
+    if paired.n < 2:
+        return NAN
+    if paired.sd == 0:
+        return 0.0 if abs(paired.mean) < margin else 1.0
+    t = (abs(paired.mean) - margin) / (paired.sd / math.sqrt(paired.n))
+    return float(special.stdtr(paired.n - 1, t))
+
+
+def power(difference: float, sd: float, n: int, alpha: float = ALPHA) -> float:
+    """Return the chance that a two-sided paired t-test over ``n`` seeds tells a true mean difference (noncentral t).
 
     Args:
-        rows: row to (seed to value).
+        sd: of the differences over seeds, in the unit of ``difference``; above 0.
+    """
+    from scipy import stats
+
+    shift = abs(difference) / sd * math.sqrt(n)
+    critical = special.stdtrit(n - 1, 1 - alpha / 2)
+    wrong_sign = stats.nct.cdf(-critical, n - 1, shift)  # nan far out, where it is below 1e-6
+    return float(stats.nct.sf(critical, n - 1, shift) + np.nan_to_num(wrong_sign))
+
+
+def detectable(sd: float, n: int, alpha: float = ALPHA, wanted: float = 0.8) -> float:
+    """Return the difference that ``n`` seeds tell with a chance of ``wanted``; nan below 2 seeds or without ``sd``."""
+    from scipy import optimize
+
+    if n < 2 or math.isnan(sd):
+        return NAN
+    if sd == 0:
+        return 0.0
+    high = 1.0
+    while power(high, 1.0, n, alpha) < wanted:
+        high *= 2
+    return sd * float(optimize.brentq(lambda d: power(d, 1.0, n, alpha) - wanted, 0.0, high))
+
+
+def seeds_needed(sd: float, difference: float, alpha: float = ALPHA, wanted: float = 0.8) -> float:
+    """Return the least number of seeds that tell ``difference`` with a chance of ``wanted``.
+
+    nan without ``sd``, inf where :data:`MOST_SEEDS` are not enough.
+    """
+    if math.isnan(sd):
+        return NAN
+    if sd == 0:
+        return 2
+    low, high = 1, 2
+    while power(difference, sd, high, alpha) < wanted:
+        low, high = high, 2 * high
+        if high > MOST_SEEDS:
+            return math.inf
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power(difference, sd, middle, alpha) >= wanted else (middle, high)
+    return high
+
+
+def deviation_interval(sd: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the chi-squared interval of a standard deviation that ``n`` about normal values gave."""
+    if n < 2:
+        return NAN, NAN
+    tail = (1 - confidence) / 2
+    low, high = (sd * math.sqrt((n - 1) / special.chdtri(n - 1, p)) for p in (tail, 1 - tail))
+    return float(low), float(high)
+
+
+def best(rows: Mapping[Row, Mapping[Any, float]], higher_is_better: bool = True, alpha: float = ALPHA) -> Row | None:
+    """Return the row with the best mean if it is told apart from every other row; else None.
+
+    The best is compared with each other row by a paired t-test on the seeds they share, Holm-corrected over these
+    comparisons. A row that shares fewer than 2 seeds with it gives no test, so nothing is best. Which row came out best
+    is chosen by the data, and the test is conditional on it.
+
+    Args:
+        rows: row to (seed to value); rows without a value do not take part.
     """
     samples = {row: _finite(list(values.values())) for row, values in rows.items()}
     means = {row: float(sample.mean()) for row, sample in samples.items() if len(sample)}
-    if not means:
-        return set()
-    target = max(means.values()) if higher_is_better else min(means.values())
-    leaders = [row for row, mean in means.items() if mean == target]
-    best, others = leaders[0], [row for row in means if row not in leaders]
-    p_values = holm([compare(rows[row], rows[best]).p for row in others])
-    return {*leaders, *(row for row, p in zip(others, p_values, strict=True) if p >= alpha)}
+    if len(means) < 2:
+        return None
+    first = (max if higher_is_better else min)(means, key=lambda row: means[row])
+    p_values = holm([compare(rows[row], rows[first]).p for row in means if row != first])
+    return first if all(p < alpha for p in p_values) else None

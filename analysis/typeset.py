@@ -29,14 +29,14 @@ class Measure:
     Attributes:
         bootstrap: BCa interval of the mean, nan where it does not fit.
         paired: differences to the reference on the same seeds.
-        p_holm: the paired test's p, Holm-corrected over the table's comparisons in this column.
+        p_fdr: the paired test's p, with false-discovery-rate control over the table's comparisons in this column.
         best: whether it is printed in bold.
     """
 
     summary: Summary
     bootstrap: tuple[float, float] = (math.nan, math.nan)
     paired: Paired | None = None
-    p_holm: float = math.nan
+    p_fdr: float = math.nan
     best: bool = False
 
 
@@ -163,7 +163,7 @@ def printed(column: Column, value: Any) -> tuple[str, bool]:
 # -- CSV
 MEASURE_FIELDS = ("mean", "sd", "n", "ci_low", "ci_high", "bootstrap_low", "bootstrap_high")
 PAIRED_FIELDS = (
-    "diff", "diff_sd", "diff_n", "diff_ci_low", "diff_ci_high", "t", "p", "p_permutation", "p_holm",
+    "diff", "diff_sd", "diff_n", "diff_ci_low", "diff_ci_high", "t", "p", "p_permutation", "p_fdr",
     "cohen_dz", "hedges_gz",
 )  # fmt: skip
 
@@ -210,7 +210,7 @@ def _csv_measure(value: Measure, compared: bool) -> list[object]:
     cells += [s.mean, s.sd, s.n, s.ci_low, s.ci_high, *value.bootstrap]
     if compared:
         d = value.paired or Paired(0)
-        cells += [d.mean, d.sd, d.n, d.ci_low, d.ci_high, d.t, d.p, d.p_permutation, value.p_holm, d.cohen_dz,
+        cells += [d.mean, d.sd, d.n, d.ci_low, d.ci_high, d.t, d.p, d.p_permutation, value.p_fdr, d.cohen_dz,
                   d.hedges_gz]  # fmt: skip
     return [*map(_csv_value, cells), int(value.best)]
 

@@ -27,6 +27,8 @@ from sparcl.protocol import Protocol
 SCHEMA_FILE = Path(__file__).parent / "data" / "matrix.schema.json"
 MOST_CELLS = 100_000
 MOST_PROBLEMS = 20
+DENSE = "dense"
+"""What a contrast calls a learner without policies."""
 
 
 class MatrixError(UserError):
@@ -41,11 +43,17 @@ class MatrixError(UserError):
 
 @dataclass(frozen=True)
 class Matrix:
-    """A checked config with its cells; ``groups`` holds, cell by cell, the names of the groups it is in."""
+    """A checked config with its cells.
+
+    Attributes:
+        groups: cell by cell, the names of the groups it is in.
+        analysis: the planned primary analysis: what the file that the config names says; None where it names none.
+    """
 
     config: Mapping[str, Any]
     cells: tuple[Cell, ...]
     groups: tuple[tuple[str, ...], ...]
+    analysis: Mapping[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -76,17 +84,33 @@ def from_dict(config: Any, name: str = "config") -> Matrix:
         cells, groups, problems = _expand(config)
     if problems:
         raise MatrixError(name, problems)
-    return Matrix(config, tuple(cells), tuple(groups))
+    planned = load_analysis(config["analysis"]) if "analysis" in config else None
+    return Matrix(config, tuple(cells), tuple(groups), planned)
+
+
+def load_analysis(path: str | Path) -> Mapping[str, Any]:
+    """Read and check the file of a planned primary analysis; ``docs/protocol.md`` says what it means.
+
+    Raises:
+        MatrixError: the file is wrong; UserError: it cannot be read.
+    """
+    analysis = strict_yaml.load(path)
+    problems = list(_schema_problems(analysis, "analysis")) or list(_contrast_problems(analysis))
+    if problems:
+        raise MatrixError(str(path), problems)
+    return analysis
 
 
 # What is wrong with a config.
 
 
 @functools.cache
-def _validator() -> Any:
+def _validator(part: str = "") -> Any:
+    """Return what checks a config, or the part of one that the schema defines under that name."""
     import jsonschema
 
-    return jsonschema.Draft202012Validator(schema())
+    whole = schema()
+    return jsonschema.Draft202012Validator({**whole["$defs"][part], "$defs": whole["$defs"]} if part else whole)
 
 
 def schema() -> dict[str, Any]:
@@ -98,10 +122,10 @@ def schema() -> dict[str, Any]:
     return found
 
 
-def _schema_problems(config: Any) -> Iterator[str]:
-    """Yield a line for each place where ``config`` does not fit the schema."""
+def _schema_problems(config: Any, part: str = "") -> Iterator[str]:
+    """Yield a line for each place where ``config`` does not fit the schema, or a part of it."""
     seen: set[tuple[Any, ...]] = set()
-    for error in sorted(_validator().iter_errors(config), key=lambda e: [str(part) for part in e.absolute_path]):
+    for error in sorted(_validator(part).iter_errors(config), key=lambda e: [str(part) for part in e.absolute_path]):
         where = tuple(error.absolute_path)
         label = _label(where)
         if error.validator == "additionalProperties" and isinstance(error.instance, dict):
@@ -179,6 +203,23 @@ def _search_problems(config: Mapping[str, Any]) -> Iterator[str]:
     file = config.get("hyperparameters")
     if file is not None and not Path(file).is_file():
         yield f"hyperparameters: expected a file that 'make tune' has written, found no {file}"
+
+
+def _contrast_problems(analysis: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each contrast that names no policies, or says nothing new."""
+    known = [DENSE, *methods.bundles()]
+    seen: set[frozenset[str]] = set()
+    for index, contrast in enumerate(analysis["contrasts"]):
+        for side in ("first", "second"):
+            if contrast[side] not in known:
+                hint = suggest(contrast[side], known)
+                yield f"contrasts[{index}].{side}: unknown policies {contrast[side]!r}{hint}"
+        sides = frozenset((contrast["first"], contrast["second"]))
+        if len(sides) == 1:
+            yield f"contrasts[{index}]: expected two different policies, got {contrast['first']!r} twice"
+        elif sides in seen:
+            yield f"contrasts[{index}]: the same two policies as an earlier contrast"
+        seen.add(sides)
 
 
 def _matching(pattern: str, known: list[str]) -> list[str]:

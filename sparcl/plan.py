@@ -50,6 +50,7 @@ class Plan(TypedDict):
     description: str
     reference: str | None
     config: dict[str, Any]
+    analysis: dict[str, Any] | None
     stream: dict[str, Any]
     methods: dict[str, dict[str, Any]]
     cells: list[Entry]
@@ -68,6 +69,7 @@ def make(matrix: Matrix) -> Plan:
         "description": config.get("description", ""),
         "reference": config.get("reference"),
         "config": dict(config),
+        "analysis": None if matrix.analysis is None else dict(matrix.analysis),
         "stream": {
             "name": config["stream"],
             "label": described.label,

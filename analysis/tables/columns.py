@@ -44,11 +44,10 @@ def bold_note(rows: Sequence[Configuration], block: str) -> str:
     """Return the note that says what is bold."""
     least = min((row.n for row in rows if row.n), default=0)
     if least < 2:
-        return f"Bold: highest mean within {block}; with fewer than 2 seeds no test and no ties."
+        return "No row is bold: fewer than 2 seeds tell nothing apart."
     return (
-        f"Bold: best within {block} and every row that a paired t-test does not tell from it (Holm over the"
-        f" block, {ALPHA:.2f}); few seeds tell only large differences apart. Joint training does not "
-        "compete."
+        f"Bold: the best within {block}, where a paired t-test tells it from every other row there (Holm over the "
+        f"block, {ALPHA:.2f}); elsewhere no row is bold. Joint training does not compete."
     )
 
 
@@ -56,7 +55,8 @@ def reference_note(text: str) -> str:
     """Return the note on differences to the reference method, called ``text``."""
     return (
         f"Difference: Class-IL minus that of {text} on the same seeds, in points, with its 95 % t-interval; "
-        "p: paired t-test, Holm-corrected over the table. Sign-flip p-values and effect sizes are in the CSV."
+        "p: paired t-test, exploratory: with false-discovery-rate control (Benjamini and Hochberg) over the table. "
+        "Sign-flip p-values and effect sizes are in the CSV."
     )
 
 
@@ -100,7 +100,7 @@ FLOPS = [
 ]
 AGAINST = Column("reference", "Reference", csv_only=True)
 DIFFERENCE = Column("difference", "Difference", "difference", "points")
-P_HOLM = Column("p_holm", "p", "p", csv_only=False)
+P_FDR = Column("p_fdr", "p", "p", csv_only=False)
 
 
 def flops_values(row: Configuration, pool: Sequence[Configuration]) -> dict[str, float]:

@@ -23,8 +23,9 @@ def measures(
 ) -> dict[str, list[Measure]]:
     """Per metric, the measure of each row: summary, bootstrap, comparison with ``against(row)``, bold.
 
-    Holm's correction is over all rows of the table, per metric. Bold is per block and only for metrics that
-    have a better end; joint training, which sees all data at once, does not compete.
+    False-discovery-rate control is over all rows of the table, per metric. Bold is the best of its block where it is
+    told apart from every other row, only for metrics that have a better end; joint training, which sees all data at
+    once, does not compete.
     """
     references = [against(row) for row in rows]
     result: dict[str, list[Measure]] = {}
@@ -38,18 +39,17 @@ def measures(
             )
             for v, reference in zip(values, references, strict=True)
         ]
-        adjusted = statistics.holm([m.paired.p if m.paired else math.nan for m in found])
-        winners: set[int] = set()
+        adjusted = statistics.fdr([m.paired.p if m.paired else math.nan for m in found])
+        winners: set[int | None] = set()
         if block is not None and metric in shared.COMPARED:
             blocks: dict[str, dict[int, dict[int, float]]] = {}
             for index, row in enumerate(rows):
                 if row.method != "joint":
                     blocks.setdefault(block(row), {})[index] = values[index]
             for competing in blocks.values():
-                if len(competing) > 1:
-                    winners |= statistics.best_with_ties(competing, shared.COMPARED[metric] == "higher", ALPHA)
+                winners.add(statistics.best(competing, shared.COMPARED[metric] == "higher", ALPHA))
         result[metric] = [
-            replace(m, p_holm=p, best=i in winners) for i, (m, p) in enumerate(zip(found, adjusted, strict=True))
+            replace(m, p_fdr=p, best=i in winners) for i, (m, p) in enumerate(zip(found, adjusted, strict=True))
         ]
     return result
 
@@ -78,7 +78,7 @@ def comparison(
         if row.task_il_only:
             values |= {metric: None for metric in shared.METRIC_COLUMNS if "class_il" in metric}
         first, other = found["class_il"][index], against(row)
-        values |= {"difference": first.paired, "p_holm": first.p_holm}
+        values |= {"difference": first.paired, "p_fdr": first.p_fdr}
         values["reference"] = "" if other is None else other.key
         made.append(Row(values, block(row)))
     labels = {c.label for c in pool if c.method == reference}
@@ -96,6 +96,6 @@ def comparison(
     ]  # fmt: skip
     columns = [
         *shared.identity_columns(), *leading, *shared.METRIC_COLUMNS.values(), *shared.FLOPS, *trailing, shared.AGAINST,
-        shared.DIFFERENCE, shared.P_HOLM, shared.SEEDS,
+        shared.DIFFERENCE, shared.P_FDR, shared.SEEDS,
     ]  # fmt: skip
     return Table(name, title, columns, made, all_notes, shared.missing_of(rows))

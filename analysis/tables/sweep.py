@@ -34,14 +34,14 @@ def table(results: Results, group: str) -> Table:
         values |= {key: row.params.get(key) for key in parameters}
         values |= {
             "label": row.label, "data_fraction": row.mean("data_fraction"), "difference": first.paired,
-            "p_holm": first.p_holm, "reference": "" if reference is None else reference.key,
+            "p_fdr": first.p_fdr, "reference": "" if reference is None else reference.key,
         }  # fmt: skip
         made.append(Row(values, f"{row.method}, {row.buffer}, {row.sparsity}"))
     columns = [
         *shared.identity_columns(), *(Column(key, key) for key in parameters), shared.LABEL, shared.SPARSITY,
         shared.BUFFER, *shared.METRIC_COLUMNS.values(), *shared.FLOPS,
         Column("data_fraction", "Data presented", "number", "fraction", digits=3), shared.AGAINST,
-        shared.DIFFERENCE, shared.P_HOLM, shared.SEEDS,
+        shared.DIFFERENCE, shared.P_FDR, shared.SEEDS,
     ]  # fmt: skip
     default_note = shared.reference_note("the default setting")
     notes = [shared.spread_note(rows), default_note, shared.FORGETTING_NOTE, shared.FLOPS_NOTE]

@@ -123,8 +123,8 @@ def entry(cell_: Mapping[str, Any], groups: Iterable[str] = ("main",), variant: 
 
 
 def plan(entries: Iterable[Mapping[str, Any]], reference: str = "sparcl-derpp", name: str = "synthetic",
-         sweeps: Mapping[str, Iterable[str]] | None = None) -> dict:  # fmt: skip
-    """A plan; ``sweeps`` says which of its groups set which parameters."""
+         sweeps: Mapping[str, Iterable[str]] | None = None, analysis: Mapping | None = None) -> dict:  # fmt: skip
+    """A plan; ``sweeps`` says which of its groups set which parameters, ``analysis`` what was planned."""
     merged: dict[str, dict] = {}
     for item in entries:
         if item["path"] in merged:
@@ -140,7 +140,7 @@ def plan(entries: Iterable[Mapping[str, Any]], reference: str = "sparcl-derpp", 
     stream = cells[0]["cell"]["stream"]
     return {
         "schema": "sparcl-plan/2", "name": name, "title": "Synthetic matrix", "description": "", "reference": reference,
-        "config": {"stream": stream, "groups": groups},
+        "config": {"stream": stream, "groups": groups}, "analysis": analysis,
         "stream": {
             "name": stream,
             "label": {"split-digits": "Split-Digits", "split-cifar10": "Split-CIFAR-10"}.get(stream, "Folder"),

@@ -105,7 +105,7 @@ def test_the_default_matrix_gives_everything():
     plan = factory.default_plan(seeds=1)
     sweeps = [f"sweep_{group}" for group in factory.SWEEPS]
     assert catalog.tables(plan) == [
-        "overall", "continual_learning", "sparse_baselines", "ablation", "ablation_effects", "memory", *sweeps,
+        "primary", "continual_learning", "sparse_baselines", "ablation", "ablation_effects", "memory", *sweeps,
         "published", "all_cells",
     ]  # fmt: skip
     assert catalog.figures(plan) == [
@@ -129,7 +129,7 @@ def test_the_default_matrix_gives_everything():
          ["accuracy_vs_flops", "accuracy_per_task", "accuracy_matrices", "forgetting_bars", "mask_dynamics",
           "flops_breakdown"]),
         ([("sparcl-er", 0.9, 50), ("er", 0.0, 20)], ["continual_learning", "memory"], None),
-        ([("sparcl-er", 0.9, 50), ("er", 0.0, 50)], ["overall", "continual_learning", "memory"], None),
+        ([("sparcl-er", 0.9, 50), ("er", 0.0, 50)], ["primary", "continual_learning", "memory"], None),
     ],
 )  # fmt: skip
 def test_a_plan_gives_what_its_cells_are_for(cells, tables, figures):

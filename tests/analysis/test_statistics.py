@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
+from statsmodels.stats.weightstats import ttost_paired
 
 from analysis import statistics
 
@@ -162,21 +164,107 @@ def test_hedges_correction():
     assert math.isnan(statistics.hedges_correction(1))
 
 
-def test_ties_with_the_best():
+def test_fdr_by_hand():
+    # sorted 0.01, 0.02, 0.03, 0.5 times 4/1, 4/2, 4/3, 4/4 = 0.04, 0.04, 0.04, 0.5; running minimum from the end
+    assert statistics.fdr([0.03, 0.5, 0.01, 0.02]) == pytest.approx([0.04, 0.5, 0.04, 0.04])
+    found = statistics.fdr([0.02, NAN, 0.03])
+    assert [found[0], found[2]] == pytest.approx([0.03, 0.03])
+    assert math.isnan(found[1])
+    assert statistics.fdr([]) == []
+    assert math.isnan(statistics.fdr([NAN])[0])
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+@settings(max_examples=20, deadline=None)
+def test_fdr_agrees_with_statsmodels(p_values):
+    assert statistics.fdr(p_values) == pytest.approx(multipletests(p_values, method="fdr_bh")[1])
+
+
+# -- equivalence and power
+@given(samples, samples, st.floats(0.5, 20))
+@settings(max_examples=50, deadline=None)
+def test_equivalence_agrees_with_statsmodels(a, b, margin):
+    n = min(len(a), len(b))
+    found = statistics.compare(seeded(a[:n]), seeded(b[:n]))
+    if found.sd > 1e-6:
+        expected = ttost_paired(np.array(a[:n]), np.array(b[:n]), -margin, margin)[0]
+        assert statistics.equivalence_p(found, margin) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+def test_equivalence_at_its_ends():
+    same, far = (statistics.compare(seeded(A), seeded([v + d for v in A])) for d in (0.5, 3.0))
+    assert (statistics.equivalence_p(same, 2), statistics.equivalence_p(far, 2)) == (0.0, 1.0)
+    assert math.isnan(statistics.equivalence_p(statistics.compare({1: 1.0}, {1: 1.0}), 2))
+
+
+@pytest.mark.parametrize(("n", "difference", "alpha"), [(5, 1.0, 0.05), (10, 1.0, 0.05 / 6), (30, 0.3, 0.01)])
+def test_power_agrees_with_statsmodels(n, difference, alpha):
+    expected = TTestPower().power(difference / 2.5, n, alpha)
+    assert statistics.power(difference, 2.5, n, alpha) == pytest.approx(expected)
+
+
+def test_power_by_simulation():
+    """2,000 experiments of 6 seeds with a true difference of 3 and a deviation of 2."""
+    drawn = np.random.default_rng(0).normal(3, 2, (2000, 6))
+    share = np.mean(stats.ttest_1samp(drawn, 0, axis=1).pvalue < 0.05)
+    assert statistics.power(3, 2, 6) == pytest.approx(share, abs=0.03)
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.05 / 6, 0.05 / 50])
+def test_the_detectable_difference_has_its_power(alpha):
+    for n in (2, 3, 5, 30, 200):
+        assert statistics.power(statistics.detectable(2.5, n, alpha), 2.5, n, alpha) == pytest.approx(0.8, abs=1e-6)
+
+
+def test_the_seeds_needed_are_the_least():
+    # A deviation as large as the difference: 10 seeds at 0.05 (tables of Cohen), 9 are too few.
+    assert statistics.seeds_needed(2, 2) == 10
+    for sd in (0.3, 1.0, 4.0, 11.0):
+        n = statistics.seeds_needed(sd, 2, 0.01)
+        assert statistics.power(2, sd, n, 0.01) >= 0.8
+        assert n == 2 or statistics.power(2, sd, n - 1, 0.01) < 0.8
+    assert statistics.seeds_needed(1000, 0.1) == math.inf
+
+
+def test_power_without_a_deviation():
+    assert (statistics.detectable(0, 5), statistics.seeds_needed(0, 2)) == (0, 2)
+    assert math.isnan(statistics.detectable(NAN, 5))
+    assert math.isnan(statistics.detectable(2, 1))
+    assert math.isnan(statistics.seeds_needed(NAN, 2))
+
+
+def test_the_interval_of_a_deviation():
+    # n = 5: chi-squared quantiles of 4 degrees are 0.484419 and 11.143287
+    low, high = statistics.deviation_interval(2.0, 5)
+    assert (low, high) == pytest.approx((2 * math.sqrt(4 / 11.143287), 2 * math.sqrt(4 / 0.484419)), rel=1e-6)
+    assert all(map(math.isnan, statistics.deviation_interval(2.0, 1)))
+
+
+# -- the best row
+def test_the_best_is_told_from_every_other_row():
     rows = {
         "best": seeded([90, 91, 92, 93, 94]),
-        "same": seeded([90.2, 90.5, 92.1, 92.6, 93.9]),
+        "next": seeded([88, 89.2, 90.1, 90.9, 92.2]),
         "worse": seeded([80, 81.1, 82.2, 82.9, 84.1]),
     }
-    assert statistics.best_with_ties(rows) == {"best", "same"}
-    assert statistics.best_with_ties(rows, higher_is_better=False) == {"worse"}
+    assert statistics.best(rows) == "best"
+    assert statistics.best(rows, higher_is_better=False) == "worse"
 
 
-def test_no_tie_is_claimed_without_a_test():
-    assert statistics.best_with_ties({"a": {0: 90.0}, "b": {0: 89.9}}) == {"a"}
-    assert statistics.best_with_ties({"a": {0: 90.0, 1: 91.0}, "b": {2: 90.0, 3: 90.9}}) == {"a"}
-    assert statistics.best_with_ties({"a": {}, "b": {0: NAN}}) == set()
+def test_nothing_is_best_where_one_row_ties_with_it():
+    """The next row is told from the first, a row below it that varies more is not."""
+    rows = {
+        "first": seeded([90, 91, 92, 93, 94]),
+        "next": seeded([88, 89.2, 90.1, 90.9, 92.2]),
+        "wild": seeded([60, 100, 70, 100, 95]),
+    }
+    assert statistics.best({key: rows[key] for key in ("first", "next")}) == "first"
+    assert statistics.best(rows) is None
 
 
-def test_equal_means_share_first_place():
-    assert statistics.best_with_ties({"a": {0: 1.0}, "b": {0: 1.0}, "c": {0: 0.0}}) == {"a", "b"}
+def test_nothing_is_best_without_a_test():
+    assert statistics.best({"a": {0: 90.0}, "b": {0: 89.9}}) is None
+    assert statistics.best({"a": {0: 90.0, 1: 91.0}, "b": {2: 80.0, 3: 80.9}}) is None
+    assert statistics.best({"a": {0: 90.0, 1: 91.0}, "b": {0: NAN}}) is None
+    assert statistics.best({"a": {}, "b": {0: NAN}}) is None
+    assert statistics.best({"a": seeded(A), "b": seeded(A)}) is None

@@ -40,7 +40,7 @@ def pair(tmp_path_factory):
 
 
 def test_a_users_sweep_changes_no_comparison(pair):
-    """Rows, differences, Holm corrections, bold: all as if the sweep were not there."""
+    """Rows, differences, corrections, bold: all as if the sweep were not there."""
     without, with_sweep = pair
     names = set(catalog.tables(without.plan.document))
     assert set(catalog.tables(with_sweep.plan.document)) - names == {"sweep_mine"}

@@ -46,7 +46,7 @@ def table():
         Row(
             {
                 "label": "C|<d>",
-                "class_il": Measure(Summary(1, 80.0), paired=paired, p_holm=0.0004),
+                "class_il": Measure(Summary(1, 80.0), paired=paired, p_fdr=0.0004),
                 "flops": 9e9, "ratio": NAN, "difference": paired, "p": 0.0004, "tdm": False, "key": "z",
             },
             "two",
@@ -73,7 +73,7 @@ def test_csv_has_full_numbers(table):
     assert first["class_il_mean"] == "90.126"
     assert (first["class_il_sd"], first["class_il_n"], first["class_il_ci_low"]) == ("1.5", "5", "88.26")
     assert (first["class_il_bootstrap_low"], first["class_il_best"], first["class_il_diff"]) == ("88.5", "1", "")
-    assert (second["class_il_diff"], second["class_il_p_holm"], second["class_il_p_permutation"]) == (
+    assert (second["class_il_diff"], second["class_il_p_fdr"], second["class_il_p_permutation"]) == (
         "-1.25", "0.0004", "0.0625",
     )  # fmt: skip
     assert second["class_il_sd"] == ""

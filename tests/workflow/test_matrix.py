@@ -16,7 +16,8 @@ from sparcl import cli, matrix, plan, resolve
 from sparcl.errors import UserError
 from sparcl.files import strict_yaml
 
-CONFIGS = sorted((Path(__file__).parents[2] / "config").glob("*.yaml"))
+FOLDER = Path(__file__).parents[2] / "config"
+CONFIGS = [path for path in sorted(FOLDER.glob("*.yaml")) if path.name != "primary.yaml"]
 SMALL = {
     "name": "small",
     "title": "Small",
@@ -152,6 +153,7 @@ def test_patterns_name_every_method_that_matches() -> None:
         ({"exclude": [{"group": "two"}]}, "exclude[0].group: unknown group 'two'"),
         ({"exclude": [{"buffer": 21}]}, "exclude[0]: matches no cell"),
         ({"exclude": [{"method": "er"}]}, "groups: no cell is left"),
+        ({"analysis": "../primary.yaml"}, "analysis: expected a relative file name"),
         ({"hyperparameters": "../secret.yaml"}, "hyperparameters: expected a relative file name"),
         ({"hyperparameters": "/etc/passwd"}, "hyperparameters: expected a relative file name"),
     ],
@@ -254,6 +256,67 @@ def test_shipped_configs_are_good(path: Path) -> None:
     assert loaded.name.endswith(path.stem)
     reference = loaded.config.get("reference", loaded.cells[0].method)
     assert any(entry.method == reference for entry in loaded.cells)
+
+
+# The planned primary analysis.
+def analysis_problems(tmp_path: Path, change: dict) -> list[str]:
+    file = tmp_path / "primary.yaml"
+    planned = strict_yaml.load(FOLDER / "primary.yaml")
+    file.write_text(yaml.safe_dump(planned | change))
+    with pytest.raises(matrix.MatrixError) as caught:
+        matrix.load_analysis(file)
+    assert all("\n" not in line and line.startswith(f"{file}: ") for line in caught.value.problems)
+    return [line.removeprefix(f"{file}: ") for line in caught.value.problems]
+
+
+def test_the_shipped_analysis_is_what_the_protocol_says() -> None:
+    found = matrix.load_analysis(FOLDER / "primary.yaml")
+    assert [contrast["second"] for contrast in found["contrasts"]] == ["dense", "static", "rigl", "set", "snip", "gmp"]
+    assert {contrast["first"] for contrast in found["contrasts"]} == {"sparcl"}
+    assert (found["metric"], found["smallest_difference"], found["alpha"], found["power"]) == ("class_il", 2, 0.05, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"metrics": "class_il"}, "metrics: unknown key (did you mean 'metric'?)"),
+        ({"metric": "forgetting"}, 'metric: expected class_il or task_il, got "forgetting"'),
+        ({"smallest_difference": 0}, "smallest_difference: expected a number of points above 0, got 0"),
+        ({"alpha": 1}, "alpha: expected a number above 0, at most 0.5, got 1"),
+        ({"correction": "none"}, 'correction: expected holm, got "none"'),
+        ({"contrasts": []}, "contrasts: expected a list of mappings"),
+        ({"contrasts": [{"first": "sparcl"}]}, "contrasts[0].second: missing, expected a name"),
+        ({"contrasts": [{"first": "sparcl", "second": "rigel"}]},
+         "contrasts[0].second: unknown policies 'rigel' (did you mean 'rigl'?)"),
+        ({"contrasts": [{"first": "sparcl", "second": "derpp"}]}, "contrasts[0].second: unknown policies 'derpp'"),
+        ({"contrasts": [{"first": "set", "second": "set"}]}, "contrasts[0]: expected two different policies"),
+        ({"contrasts": [{"first": "set", "second": "rigl"}, {"first": "rigl", "second": "set"}]},
+         "contrasts[1]: the same two policies as an earlier contrast"),
+    ],
+)  # fmt: skip
+def test_a_bad_analysis_is_named_in_one_line(tmp_path: Path, change: dict, expected: str) -> None:
+    (found,) = analysis_problems(tmp_path, change)
+    assert found.startswith(expected)
+
+
+def test_the_plan_holds_the_resolved_analysis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(FOLDER.parent)
+    planned = plan.make(matrix.from_dict(changed(analysis="config/primary.yaml")))
+    assert planned["analysis"] == strict_yaml.load(FOLDER / "primary.yaml")
+    assert plan.make(matrix.from_dict(SMALL))["analysis"] is None
+
+
+def test_a_bad_analysis_ends_with_status_2_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "primary.yaml").write_text("alpha: 0.05\nalpa: 0.1\n")
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(changed(analysis="primary.yaml")))
+    assert cli.main(["plan", "--config", "small.yaml"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert any("primary.yaml: alpa: unknown key (did you mean 'alpha'?)" in line for line in lines)
+    assert all("primary.yaml: " in line for line in lines)
+    assert not (tmp_path / "results").exists()
 
 
 def test_default_matrix_holds_what_the_tables_need() -> None:

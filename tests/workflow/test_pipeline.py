@@ -105,7 +105,7 @@ def test_first_run_makes_records_tables_figures_and_report(checkout, config: str
 def test_each_table_and_figure_is_a_target(checkout, config: str) -> None:
     results = checkout.folder / "results/small"
     kept = {path: path.stat().st_mtime_ns for folder in ("tables", "figures") for path in (results / folder).iterdir()}
-    for target, rule in (("figures/accuracy_vs_flops.svg", "figure"), ("tables/overall.csv", "table")):
+    for target, rule in (("figures/accuracy_vs_flops.svg", "figure"), ("tables/primary.csv", "table")):
         path = results / target
         before = path.read_bytes()
         path.unlink()
@@ -113,7 +113,7 @@ def test_each_table_and_figure_is_a_target(checkout, config: str) -> None:
         checkout.snakemake(config, "--", f"results/small/{target}")
         assert path.read_bytes() == before
     made = {path for path in kept if path.stat().st_mtime_ns != kept[path]}
-    assert {path.stem for path in made} == {"accuracy_vs_flops", "overall"}
+    assert {path.stem for path in made} == {"accuracy_vs_flops", "primary"}
     checkout.snakemake(config)
     unknown = checkout.snakemake(config, "--", "results/small/tables/overal.csv", status=2)
     assert unknown.splitlines()[-1].startswith("error: overal: expected a table of this plan")
@@ -505,11 +505,11 @@ def test_jobs_read_the_plan_and_plan_nothing(checkout, config: str, tmp_path: Pa
     """A process of Snakemake's own for one job, as on a node of a cluster, imports no torch and makes no plan."""
     (tmp_path / "torch.py").write_text("raise SystemExit('torch is not for this process')")
     path = checkout.records("small").popitem()[0]
-    target = "results/small/tables/overall.csv"
+    target = "results/small/tables/primary.csv"
     (checkout.folder / target).unlink()
     command = (
         f"snakemake --snakefile workflow/Snakefile --configfile {config} --mode remote --cores 1 --force --no-hooks "
-        "--nolock --allowed-rules table --target-jobs table:table=overall"
+        "--nolock --allowed-rules table --target-jobs table:table=primary"
     )
     environment = {**checkout.environment, "PYTHONPATH": f"{tmp_path}:{checkout.folder}"}
     done = subprocess.run(

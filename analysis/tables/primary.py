@@ -1,0 +1,80 @@
+"""SparCL against its rivals, the planned contrasts first: the question of the suite in one row per contrast."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from analysis import frames
+from analysis.configurations import configurations
+from analysis.contrasts import analysis_of, findings
+from analysis.frames import Results
+from analysis.tables.columns import SEEDS, missing_of
+from analysis.typeset import Column, Row, Table
+
+METRICS = {"class_il": "Class-IL", "task_il": "Task-IL", "learning_class_il": "Learning accuracy"}
+
+
+def table(results: Results) -> Table:
+    """The planned contrasts and the exploratory ones, averaged over the settings that both sides have."""
+    analysis, found = analysis_of(results), findings(results)
+    metric, margin = analysis["metric"], analysis["smallest_difference"]
+    others = [key for key in METRICS if key != metric]
+    made = []
+    for finding in found:
+        contrast, paired = finding.contrast, finding.paired
+        values: dict[str, Any] = {
+            "contrast": finding.name, "first": contrast.first, "second": contrast.second,
+            "planned": contrast.is_planned, "settings": len(contrast.pairs), "below": contrast.below(metric),
+            metric: paired, f"{metric}_sd": paired.sd, "p": paired.p, "p_corrected": finding.p,
+            "p_within": finding.p_within, "p_permutation": paired.p_permutation, "hedges_gz": paired.hedges_gz,
+            "excluded": finding.excluded, "verdict": finding.verdict, "flops": contrast.flops(), "n": paired.n,
+        }  # fmt: skip
+        values |= {other: contrast.pooled(other) for other in others}
+        for key in METRICS:
+            one = values[key]
+            values |= {f"{key}_diff": one.mean, f"{key}_ci_low": one.ci_low, f"{key}_ci_high": one.ci_high}
+        made.append(Row(values, "planned" if contrast.is_planned else "exploratory"))
+    numbers = ("diff", "ci_low", "ci_high")
+    columns = [
+        Column("contrast", "Difference"), Column("planned", "Planned", "flag"),
+        Column("settings", "Settings", "integer"), Column(metric, METRICS[metric], "difference", "points"),
+        Column("p_corrected", "p", "p"), Column("p_within", f"p, within {margin:g} points", "p"),
+        Column("verdict", "Verdict"), Column("excluded", "The interval excludes"),
+        Column("below", "Lower in", "integer", "settings"),
+        *(Column(key, METRICS[key], "difference", "points") for key in others),
+        Column("flops", "FLOPs, second / first", "ratio", digits=2),
+        *(Column(f"{key}_{number}", "", "number", csv_only=True) for key in METRICS for number in numbers),
+        *(Column(key, "", csv_only=True) for key in ("first", "second")),
+        *(Column(key, "", "number", csv_only=True) for key in (f"{metric}_sd", "p", "p_permutation", "hedges_gz")),
+        SEEDS,
+    ]  # fmt: skip
+    pool = configurations(frames.main_rows(results.frame))
+    compared = [c for finding in found for pair in finding.contrast.pairs for c in pair]
+    is_planned = results.plan.document["analysis"] is not None
+    title = "Primary analysis: the planned contrasts, and other rivals" if is_planned else "SparCL against each rival"
+    notes = [
+        "Settings: learner, buffer and sparsity, the same on both sides; the dense learner has no sparsity and stands "
+        "against each. Differences are averaged over the settings within a seed; the interval (95 %, t) and p (paired "
+        "t-test) are over the seeds' averages.",
+        _correction(is_planned, analysis["alpha"]),
+        f"p, within {margin:g} points: two one-sided tests against a difference of {margin:g} points either way, "
+        f"corrected in the same way. Verdict: higher, lower, within {margin:g} points where the corrected p is below "
+        f"{analysis['alpha']:g}; not told apart is not the same as equal. The interval excludes: which of no "
+        f"difference, a gain and a loss of {margin:g} points are outside it, by the single interval.",
+        "Learning accuracy: Class-IL accuracy on each task right after training it, mean over tasks. FLOPs: executed, "
+        "geometric mean over settings.",
+    ]
+    return Table("primary", title, columns, made, notes, missing_of(compared or pool))
+
+
+def _correction(is_planned: bool, alpha: float) -> str:
+    """Return the note that says which rows confirm, and how p is corrected."""
+    if not is_planned:
+        return (
+            "No analysis was planned for this matrix: all rows are exploratory, p with false-discovery-rate control "
+            "(Benjamini and Hochberg) over the rows."
+        )
+    return (
+        f"Planned: written down before the runs; p is Holm-corrected over these rows alone, level {alpha:g}. The other "
+        "rows are exploratory, p with false-discovery-rate control (Benjamini and Hochberg) over them."
+    )

@@ -1,0 +1,189 @@
+"""The planned contrasts and the exploratory ones, against hand-made and recomputed numbers."""
+
+from __future__ import annotations
+
+import math
+
+import factory
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import ttost_paired
+from test_tables import one, values
+
+from analysis import catalog, claims, contrasts, frames
+from analysis.configurations import configurations
+from analysis.contrasts import Contrast, Finding
+from analysis.statistics import Paired
+from analysis.typeset import to_markdown
+
+SETTINGS = [(learner, s, b) for learner in ("er", "derpp") for s in ("0.75", "0.90", "0.95") for b in (20, 50)]
+PLANNED = {"dense": "dense", "static": "Static", "rigl": "RigL", "snip": "SNIP"}
+ANALYSIS = {
+    "metric": "class_il", "smallest_difference": 2, "alpha": 0.05, "power": 0.8, "correction": "holm",
+    "contrasts": [{"first": "sparcl", "second": name} for name in PLANNED],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory, small_plan):
+    """The shared matrix, with a planned analysis of four contrasts."""
+    return factory.collected(factory.write(tmp_path_factory.mktemp("planned"), small_plan | {"analysis": ANALYSIS}))
+
+
+def averages(results, name, metric="class_il"):
+    """SparCL's and the rival's averages over the settings, seed by seed, recomputed from the records."""
+    sides = [[], []]
+    for learner, s, b in SETTINGS:
+        other = f"{learner}/s0.00" if name == "dense" else f"{name.lower()}-{learner}/s{s}"
+        sides[0].append(values(results, f"split-digits/sparcl-{learner}/s{s}/b{b}", metric))
+        sides[1].append(values(results, f"split-digits/{other}/b{b}", metric))
+    return np.array(sides)
+
+
+def test_differences_are_averaged_over_settings_within_each_seed():
+    """Two settings: differences 1, 3 in seed 0 and 4, 6 in seed 1, so 2 and 5; seed 2 lacks a value in one."""
+    first = ({0: 11.0, 1: 24.0, 2: 90.0}, {0: 10.0, 1: 20.0, 2: 1.0})
+    second = ({0: 53.0, 1: 66.0, 2: math.nan}, {0: 50.0, 1: 60.0, 2: 1.0})
+    found = contrasts.pooled([first, second])
+    assert found.n == 2
+    assert found.mean == 3.5
+    assert found.sd == pytest.approx(3 / math.sqrt(2))
+    assert found.p == pytest.approx(stats.ttest_1samp([2, 5], 0).pvalue)
+
+
+def test_nothing_in_common_is_no_comparison():
+    assert contrasts.pooled([]).n == 0
+    assert contrasts.pooled([({0: 1.0}, {1: 1.0})]).n == 0
+
+
+def test_rows_are_recomputed_from_the_records(planned):
+    rows = factory.rows(factory.table(planned, "primary"))
+    names = [*PLANNED.values(), "Magnitude", "GMP", "SET", "RigL-ERK"]
+    assert [row["contrast"] for row in rows] == [f"SparCL minus {name}" for name in names]
+    assert [row["planned"] for row in rows] == ["1"] * 4 + ["0"] * 4
+    p_values, within, records = [], [], factory.records(planned)
+    for name, row in zip(names, rows, strict=True):
+        ours, theirs = averages(planned, name)
+        gaps = ours - theirs
+        assert int(row["settings"]) == 12
+        assert int(row["below"]) == (gaps.mean(axis=1) < 0).sum()
+        expected = stats.ttest_1samp(gaps.mean(axis=0), 0)
+        assert float(row["class_il_diff"]) == pytest.approx(gaps.mean())
+        assert float(row["class_il_sd"]) == pytest.approx(gaps.mean(axis=0).std(ddof=1))
+        assert float(row["p"]) == pytest.approx(expected.pvalue)
+        assert float(row["class_il_ci_low"]) == pytest.approx(expected.confidence_interval().low)
+        p_values.append(expected.pvalue)
+        within.append(ttost_paired(ours.mean(axis=0), theirs.mean(axis=0), -2, 2)[0])
+        training = [
+            records[f"split-digits/rigl-{learner}/s{s}/b{b}/seed0"]["results"]["executed"]["training"]
+            / records[f"split-digits/sparcl-{learner}/s{s}/b{b}/seed0"]["results"]["executed"]["training"]
+            for learner, s, b in SETTINGS
+        ]
+        if name == "RigL":
+            assert float(row["flops"]) == pytest.approx(stats.gmean(training), rel=0.02)
+    for column, raw in (("p_corrected", p_values), ("p_within", within)):
+        expected = [*multipletests(raw[:4], method="holm")[1], *multipletests(raw[4:], method="fdr_bh")[1]]
+        assert [float(row[column]) for row in rows] == pytest.approx(expected)
+
+
+def test_a_planned_p_does_not_depend_on_exploratory_rows(planned, tmp_path, small_plan):
+    """Without the rivals that nobody planned the planned rows are the same to the last digit."""
+    names = {"sparcl", *PLANNED, ""}
+    cells = [e for e in small_plan["cells"] if e["cell"]["method"].removesuffix("derpp").removesuffix("er").rstrip("-")
+             in names]  # fmt: skip
+    fewer = factory.collected(factory.write(tmp_path, small_plan | {"analysis": ANALYSIS, "cells": cells}))
+    assert factory.rows(factory.table(fewer, "primary")) == factory.rows(factory.table(planned, "primary"))[:4]
+
+
+def test_without_a_planned_analysis_all_is_exploratory(matrix):
+    table = factory.table(matrix, "primary")
+    rows = factory.rows(table)
+    assert {row["planned"] for row in rows} == {"0"}
+    assert len(rows) == 8
+    expected = multipletests([float(row["p"]) for row in rows], method="fdr_bh")[1]
+    assert [float(row["p_corrected"]) for row in rows] == pytest.approx(list(expected))
+    assert any("No analysis was planned" in note for note in table.notes)
+
+
+@pytest.mark.parametrize(
+    ("p", "p_within", "mean", "verdict"),
+    [
+        (0.01, 0.9, 3.0, "higher"),
+        (0.01, 0.9, -3.0, "lower"),
+        (0.3, 0.04, -0.2, "within 2 points"),
+        (0.01, 0.01, -0.7, "lower, but within 2 points"),
+        (0.3, 0.3, -1.0, "not told apart"),
+        (0.05, 0.05, 1.0, "not told apart"),
+        (math.nan, math.nan, 1.0, "not tested"),
+    ],
+)
+def test_verdicts(p, p_within, mean, verdict):
+    finding = Finding(Contrast("a", "b", ("A", "B"), True, ()), Paired(5, mean), p, p_within, 2.0, 0.05)
+    assert finding.verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "excluded"),
+    [
+        (-1.0, 1.5, "a gain of 2 points; a loss of 2 points"),
+        (-6.0, 1.0, "a gain of 2 points"),
+        (-5.0, -0.1, "no difference; a gain of 2 points"),
+        (2.5, 4.0, "no difference; a loss of 2 points"),
+        (-4.0, 4.0, "none of them"),
+        (math.nan, math.nan, "\u2013"),
+    ],
+)
+def test_what_an_interval_excludes(low, high, excluded):
+    paired = Paired(5, (low + high) / 2, 1.0, low, high)
+    assert Finding(Contrast("a", "b", ("A", "B"), True, ()), paired, 0.5, 0.5, 2.0, 0.05).excluded == excluded
+
+
+def test_a_contrast_may_be_between_any_two_bundles_in_either_order(matrix):
+    pool = [c for c in configurations(frames.main_rows(matrix.frame)) if not c.setting]
+    pair = contrasts._contrast("rigl", "set", True, pool)
+    assert len(pair.pairs) == 12
+    assert {(a.bundle, b.bundle) for a, b in pair.pairs} == {("rigl", "set")}
+    one_way, back = (contrasts._contrast(*sides, True, pool) for sides in (("rigl", "dense"), ("dense", "rigl")))
+    assert back.pooled("class_il").mean == pytest.approx(-one_way.pooled("class_il").mean)
+
+
+def test_a_planned_contrast_that_nothing_was_run_for_keeps_its_row(tmp_path):
+    items = [factory.entry(factory.cell(m, s, 50, seed)) for m, s in (("sparcl-er", 0.9), ("er", 0.0))
+             for seed in range(3)]  # fmt: skip
+    results = factory.collected(factory.write(tmp_path, factory.plan(items, analysis=ANALYSIS)))
+    rows = factory.rows(factory.table(results, "primary"))
+    assert [(row["contrast"], row["settings"], row["n"]) for row in rows] == [
+        ("SparCL minus dense", "1", "3"), ("SparCL minus static", "0", "0"), ("SparCL minus rigl", "0", "0"),
+        ("SparCL minus snip", "0", "0"),
+    ]  # fmt: skip
+    assert one(rows, second="rigl")["verdict"] == "not tested"
+    # One test: nothing to correct for.
+    assert rows[0]["p_corrected"] == rows[0]["p"]
+
+
+def test_no_table_without_sparcl_and_an_empty_one_without_runs(tmp_path):
+    items = [factory.entry(factory.cell("rigl-er", 0.9, 50, seed)) for seed in range(2)]
+    assert "primary" not in catalog.tables(factory.plan(items, reference=""))
+    assert "primary" in catalog.tables(factory.plan(items, reference="", analysis=ANALYSIS))
+    plan = factory.plan([*items, factory.entry(factory.cell("sparcl-er", 0.9, 50, 0))], reference="")
+    assert "primary" in catalog.tables(plan)
+    results = factory.collected(factory.write(tmp_path, plan, skip=[item["path"] for item in plan["cells"]]))
+    made = factory.table(results, "primary")
+    assert not made.rows
+    assert len(made.missing) == 2
+
+
+def test_the_report_tells_planned_from_exploratory(planned):
+    gain, _, baselines, _ = claims.claims(planned)
+    (dense,) = [f for f in contrasts.findings(planned) if f.contrast.second == "dense"]
+    assert dense.line() in gain.answer
+    assert "exploratory" not in dense.line()
+    assert [line.split(":")[0] for line in baselines.highlights if "exploratory" not in line] == [
+        "SparCL minus Static", "SparCL minus RigL", "SparCL minus SNIP",
+    ]  # fmt: skip
+    assert len(baselines.highlights) == 7
+    assert "exploratory" in gain.answer
+    text = to_markdown(factory.table(planned, "primary"))
+    assert "Holm-corrected over these rows alone" in text
