@@ -28,6 +28,7 @@ class Group(TypedDict, total=False):
     title: str
     set: dict[str, list[Any]]
     grid: dict[str, Grid]
+    budget: str
 
 
 class Config(TypedDict, total=False):
@@ -223,15 +224,20 @@ def swept(config: Config) -> dict[str, list[str]]:
     return found
 
 
+def aside(config: Config) -> set[str]:
+    """Return the groups that are no part of the comparisons between methods: sweeps, and those of equal budgets."""
+    return {*swept(config), *(name for name, group in config.get("groups", {}).items() if "budget" in group)}
+
+
 def sweep_title(config: Config, group: str) -> str:
     """Return what the config calls a sweep, or its name and what it sweeps."""
     return config["groups"][group].get("title") or f"Sweep {group}: {', '.join(swept(config)[group])}"
 
 
-def in_main(groups: Iterable[str], sweeps: Iterable[str]) -> bool:
-    """Whether a cell of these groups is part of the comparisons between methods: some group of it is no sweep."""
-    groups, sweeps = set(groups), set(sweeps)
-    return not groups or not groups <= sweeps
+def in_main(groups: Iterable[str], aside: Iterable[str]) -> bool:
+    """Whether a cell of these groups is part of the comparisons between methods: some group of it is not aside."""
+    groups, aside = set(groups), set(aside)
+    return not groups or not groups <= aside
 
 
 def bundle(method: str, learner: str) -> str:

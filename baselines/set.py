@@ -35,7 +35,7 @@ class SET(SparsityPolicy):
     """Sparse evolutionary training; see the module's docstring for the rule and its source."""
 
     zeta: float = parameter(0.3, "share of a layer's weights replaced at each update", low=0, high=1)
-    interval: int = parameter(300, "steps between mask updates, counted within a task", low=1)
+    interval: int = parameter(300, "steps between mask updates, counted within a task", low=1, duration=True)
     reinit: str = parameter("zero", "value of a new weight", choices=("zero", "random"))
     distribution: str = DISTRIBUTION
 

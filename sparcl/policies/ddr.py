@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -76,7 +77,7 @@ class DDR(DataPolicy):
 
     proportion: float = parameter(0.3, "share of a task's training set that is removed in all", low=0, high=0.99)
     cutoff: int = parameter(4, "stages at whose end samples are removed", low=1)
-    interval: int = parameter(5, "epochs of a stage", low=1)
+    interval: int = parameter(5, "epochs of a stage", low=1, duration=True)
     criterion: str = parameter("misclassification", "what is counted", choices=("misclassification", "forgetting"))
     replays_removed: bool = parameter(False, "replay removed samples that the memory holds within their task too")
     prediction: str = parameter("task", "classes among which a prediction is made", choices=("task", "all"))
@@ -85,6 +86,12 @@ class DDR(DataPolicy):
     def __init__(self, **values: Any):
         super().__init__(**values)
         self._reset(0, torch.device("cpu"))
+
+    @classmethod
+    def stretch(cls, values: Mapping[str, Any], factor: Fraction) -> dict[str, Any]:
+        new = super().stretch(values, factor)
+        last = values["cutoff"] * values["interval"] * factor  # in epochs
+        return new | {"cutoff": max(1, round(last / new["interval"]))}
 
     def removed_after(self, size: int, stages: int) -> int:
         """Return how many of ``size`` samples are gone after ``stages`` ended stages."""

@@ -56,7 +56,7 @@ class TDM(SparsityPolicy):
     beta: float = parameter(1.0, "coefficient of the memory's gradient", low=0)
     p_inter: float = parameter(0.01, "share of a layer's weights that a new task adds", low=0, high=1)
     p_intra: float = parameter(0.005, "share of a layer's weights replaced at each update", low=0, high=1)
-    interval: int = parameter(5, "epochs between updates", low=1)
+    interval: int = parameter(5, "epochs between updates", low=1, duration=True)
     batches: int = parameter(1, "training steps whose gradients enter the importance", low=1)
     importance: str = parameter(
         "two-term", "the paper's two terms or the code's merged one", choices=("two-term", "merged")
