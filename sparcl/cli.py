@@ -80,6 +80,13 @@ def parser() -> argparse.ArgumentParser:
 
     commands.add_parser("bench", help="time training steps, dense and sparse", add_help=False)
 
+    timed = commands.add_parser("time", help="time the steps of a plan's methods on this machine")
+    timed.add_argument("--plan", type=Path, required=True, metavar="FILE", help="plan.json of a matrix")
+    timed.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file to write")
+    timed.add_argument("--cores", type=int, default=None, help="cores to use, beside one (default: all)")
+    timed.add_argument("--seconds", type=float, default=20.0, help="of turns, for each number of threads")
+    timed.add_argument("--data", type=Path, metavar="DIR", help="folder of the data sets (default: data)")
+
     plan = commands.add_parser("plan", help="check a matrix config and write its plan")
     plan.add_argument("--config", type=Path, required=True, metavar="FILE", help="matrix config (YAML)")
     plan.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="results folder")
@@ -381,6 +388,32 @@ def _plan(options: argparse.Namespace) -> int:
     return 0
 
 
+def _time(options: argparse.Namespace) -> int:
+    import os
+
+    from sparcl import streams
+    from sparcl.files import atomic
+    from sparcl.running import timing
+
+    def tell(text: str) -> None:
+        print(text, flush=True)
+
+    try:
+        plan = json.loads(options.plan.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{options.plan}: expected a plan ({one_line(error, 100)})") from error
+    cores = options.cores or len(os.sched_getaffinity(0))
+    cells, rows = timing.cells_of(plan), []
+    if cells:
+        stream = streams.load(cells[0].stream, options.data, dict(cells[0].stream_options))
+        for threads in sorted({1, cores}):
+            rows += timing.measure(cells, stream, threads, options.seconds, tell)
+    result = {"machine": timing.machine(cores), "rows": rows}
+    atomic.write_text(options.out, json.dumps(result, indent=1, allow_nan=False) + "\n")
+    print(options.out)
+    return 0
+
+
 def _new_baseline(options: argparse.Namespace) -> int:
     from sparcl import scaffold
 
@@ -402,6 +435,7 @@ COMMANDS: dict[str, Callable[[Any], int]] = {
     "streams": _streams,
     "data": _data,
     "plan": _plan,
+    "time": _time,
     "bench": _bench,
     "new-baseline": _new_baseline,
 }

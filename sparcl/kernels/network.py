@@ -310,15 +310,13 @@ class Network:
         return known[1]
 
     def _evaluate(self, images: Tensor) -> Tensor:
-        """Return the features (N, D) in evaluation mode, where no image depends on another, in batches of one size."""
+        """Return the features (N, D) in evaluation mode, where no image depends on another, in large batches."""
         if self._largest is None:
             one = _Batch(self.layers, (LANES,)).saved_size
             self._largest = max(1, min(32, EVALUATION_FLOATS // one)) * LANES
         found = []
         for part in images.split(self._largest):
-            filled = part if len(part) == self._largest else part.new_zeros(self._largest, *part.shape[1:])
-            filled[: len(part)] = part
-            found.append(self.forward([filled], [False] * len(self.layers))[0][: len(part)])
+            found.append(self.forward([part], [False] * len(self.layers))[0])
         return torch.cat(found)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
