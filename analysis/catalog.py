@@ -78,6 +78,7 @@ def _by_task(cells: Cells, plan: Document) -> bool:
 Applies = Callable[[Cells, Document], object]
 TABLES: dict[str, Applies] = {
     "primary": lambda cells, plan: plan["analysis"] or _rivals(cells),
+    "power": lambda cells, plan: plan["analysis"],
     "continual_learning": lambda cells, plan: any(c["family"] not in ("sparse-baseline", "ablation") for c in cells),
     "sparse_baselines": lambda cells, plan: any(c["family"] == "sparse-baseline" and c["sparsity"] > 0 for c in cells),
     "ablation": lambda cells, plan: _ablation(cells),

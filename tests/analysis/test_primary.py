@@ -187,3 +187,35 @@ def test_the_report_tells_planned_from_exploratory(planned):
     assert "exploratory" in gain.answer
     text = to_markdown(factory.table(planned, "primary"))
     assert "Holm-corrected over these rows alone" in text
+
+
+# -- power
+def chance(effect, n, alpha):
+    """Power of a two-sided t-test by the noncentral F distribution, its square."""
+    return stats.ncf.sf(stats.t.ppf(1 - alpha / 2, n - 1) ** 2, 1, n - 1, n * effect**2)
+
+
+def test_power_is_recomputed_from_the_records(planned):
+    rows = factory.rows(factory.table(planned, "power"))
+    assert [row["contrast"] for row in rows] == [f"SparCL minus {name}" for name in PLANNED.values()]
+    for row, name in zip(rows, PLANNED.values(), strict=True):
+        ours, theirs = averages(planned, name)
+        sd = (ours - theirs).mean(axis=0).std(ddof=1)
+        assert float(row["sd"]) == pytest.approx(sd)
+        assert float(row["alpha"]) == pytest.approx(0.05 / 4)
+        told = float(row["detectable"])
+        assert chance(told / sd, 3, 0.05 / 4) == pytest.approx(0.8, abs=1e-4)
+        seeds = int(row["seeds"])
+        assert chance(2 / sd, seeds, 0.05 / 4) >= 0.8
+        assert seeds == 2 or chance(2 / sd, seeds - 1, 0.05 / 4) < 0.8
+        assert int(row["seeds_high"]) >= seeds
+
+
+def test_power_is_for_a_planned_analysis(matrix, planned, tmp_path):
+    assert "power" not in catalog.tables(matrix.plan.document)
+    plan = planned.plan.document
+    assert catalog.tables(plan)[:2] == ["primary", "power"]
+    nothing = factory.collected(factory.write(tmp_path, plan, skip=[entry["path"] for entry in plan["cells"]]))
+    for line in to_markdown(factory.table(nothing, "power")).splitlines():
+        if "SparCL" in line or "sparcl" in line:
+            assert line.count("\u2013") == 5, line
