@@ -17,15 +17,13 @@ nowhere to grow and is left alone.
 
 from __future__ import annotations
 
-import math
-
 import torch
-from torch import Tensor
 
 from sparcl import masks
 from sparcl.components import Clock, Run, SparsityPolicy
 from sparcl.masks import MaskSet
 from sparcl.methods import policy
+from sparcl.models import fresh_weights
 from sparcl.parameters import parameter
 from sparcl.policies.static import DISTRIBUTION, initial_masks
 
@@ -61,16 +59,10 @@ class SET(SparsityPolicy):
         grown = run.masks.replace(larger).grown
         if self.reinit == "random":
             for name in sparse:
-                self._fill(run, run.masks.parameters[name], larger[name] & ~smaller[name])
+                weight, new = run.masks.parameters[name], larger[name] & ~smaller[name]
+                with torch.no_grad():
+                    weight[new] = fresh_weights(weight, int(new.sum()), run.generator("grow-values"))
         run.note_update(pruned, grown)
-
-    @staticmethod
-    @torch.no_grad()
-    def _fill(run: Run, weight: Tensor, new: Tensor) -> None:
-        """Draw the ``new`` entries of ``weight`` uniformly from +-1/sqrt(fan-in), PyTorch's default initialization."""
-        bound = 1 / math.sqrt(weight[0].numel())
-        drawn = torch.rand(int(new.sum()), generator=run.generator("grow-values")).to(weight.device, weight.dtype)
-        weight[new] = (2 * drawn - 1) * bound
 
     # -- plan ------------------------------------------------------------------------------------------------------
     def planned_counts(self, masks_: MaskSet, sparsity: float, clock: Clock) -> dict[str, int]:
