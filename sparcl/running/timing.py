@@ -1,6 +1,6 @@
 """How long steps take on this machine, beside the FLOPs that they execute: ``sparcl time``.
 
-For every method and sparsity of a plan a run is brought to its second task, so that it replays, and then all of them make
+For every method and sparsity of a plan a run is brought to its second task, so that it replays, and then all make
 one step after the other, in turns, so that a busy machine slows all alike. The same with batches of test images. Beside
 each method stands its dense learner by PyTorch's own convolutions, measured in the same turns.
 """
