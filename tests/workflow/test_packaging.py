@@ -10,6 +10,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import launching
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -90,10 +91,8 @@ def test_no_file_names_this_machine_or_a_package_host() -> None:
 
 def make(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
     """Run make in ``folder`` without what a surrounding make passes on."""
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
-    return subprocess.run(
-        ["make", *arguments], cwd=folder, env={**inherited, **environment}, capture_output=True, text=True
-    )
+    variables = {**launching.without_make(os.environ), **environment}
+    return subprocess.run(["make", *arguments], cwd=folder, env=variables, capture_output=True, text=True)
 
 
 @pytest.fixture
