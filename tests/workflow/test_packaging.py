@@ -110,7 +110,7 @@ def test_make_sets_up_first_and_passes_its_variables_on(fresh: Path) -> None:
     places = [done.stdout.find(step) for step in steps]
     assert -1 not in places
     assert places == sorted(places)
-    assert "--constraint constraints.txt --editable '.[bench,test]'" in done.stdout
+    assert "--constraint constraints.txt --editable '.[bench,export,test]'" in done.stdout
     for target in ("test", "lint", "figures", "report", "cells", "partial", "dry-run"):
         assert make(fresh, "-n", target).returncode == 0
 
