@@ -10,6 +10,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import launching
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -90,10 +91,8 @@ def test_no_file_names_this_machine_or_a_package_host() -> None:
 
 def make(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
     """Run make in ``folder`` without what a surrounding make passes on."""
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
-    return subprocess.run(
-        ["make", *arguments], cwd=folder, env={**inherited, **environment}, capture_output=True, text=True
-    )
+    variables = {**launching.without_make(os.environ), **environment}
+    return subprocess.run(["make", *arguments], cwd=folder, env=variables, capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -110,7 +109,7 @@ def test_make_sets_up_first_and_passes_its_variables_on(fresh: Path) -> None:
     places = [done.stdout.find(step) for step in steps]
     assert -1 not in places
     assert places == sorted(places)
-    assert "--constraint constraints.txt --editable '.[bench,test]'" in done.stdout
+    assert "--constraint constraints.txt --editable '.[bench,export,test]'" in done.stdout
     for target in ("test", "lint", "figures", "report", "cells", "partial", "dry-run"):
         assert make(fresh, "-n", target).returncode == 0
 
