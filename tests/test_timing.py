@@ -17,7 +17,9 @@ CONFIG = {
     "groups": {
         "dense": {"methods": ["derpp"], "buffers": [20, 50]},
         "sparse": {"methods": ["static-derpp", "gmp-er"], "buffers": [20, 50], "sparsities": [0.5, 0.9]},
-        "sweep": {"methods": ["sparcl-derpp"], "buffers": [20], "sparsities": [0.9], "set": {"ddr.proportion": [0.1, 0.5]}},
+        "sweep": {
+            "methods": ["sparcl-derpp"], "buffers": [20], "sparsities": [0.9], "set": {"ddr.proportion": [0.1, 0.5]},
+        },
     },
 }  # fmt: skip
 

@@ -61,8 +61,8 @@ class Progress:
             self._bar.update(self._row, completed=clock.progress, description=where, speed=f"{speed:.0f} images/s")
         elif not self._quiet and now - self._told >= EVERY and clock.progress > progress:
             left = timedelta(seconds=round((now - started) * (1 - clock.progress) / (clock.progress - progress)))
-            print(f"{where}, epoch {clock.epoch + 1}/{clock.epochs}: {speed:.0f} images/s of the stream, about {left} left",
-                  flush=True)  # fmt: skip
+            rate = f"{speed:.0f} images/s of the stream, about {left} left"
+            print(f"{where}, epoch {clock.epoch + 1}/{clock.epochs}: {rate}", flush=True)
             self._told = now
 
     def task(self, run: Run) -> None:
