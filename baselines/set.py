@@ -6,7 +6,8 @@ Rule: from a random mask, every ``interval`` steps each layer with k weights los
 
     m <- m - smallest(|w|, floor(zeta k)) + random(free, floor(zeta k))
 
-The step itself is taken: the update follows it.
+The step itself is taken: the update follows it. The authors' code drops by sign, the share zeta of the positive weights
+nearest to 0 and the same share of the negative ones; by magnitude alone the two shares may differ.
 
 Adaptation to the stream: Mocanu et al. rewire after every epoch but the last; here ``interval`` counts steps within a
 task (about an epoch by default, see the hyper-parameter file), for the whole run, and a task's last step is followed by

@@ -12,7 +12,8 @@ head plays no part: every class has an output of its own.
 Exemplars (Algorithms 4 and 5): each of the C classes seen keeps ``buffer // C`` images, chosen one after the other so
 that the mean of their normalized features stays closest to the class's (herding); fewer are the first of these.
 
-Prediction (Algorithm 1): the class whose exemplars' mean feature, scaled to length 1, is nearest to the image's. A
+Prediction (Algorithm 1): the class whose exemplars' mean feature, scaled to length 1, is nearest to the image's (the
+authors' code and mammoth's average in the exemplars' mirror images, which is left out). A
 class that has no exemplars yet is never preferred to one that has; among themselves such classes are ranked by their
 outputs.
 """
