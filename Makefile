@@ -82,7 +82,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 		echo 'error: $(PYTHON) cannot make a virtual environment (on Debian: apt install python3-venv)' >&2; exit 2; }
 	@echo 'setting up $(VENV): the first time this downloads PyTorch and takes some minutes'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench,test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench,export,test]'
 	@touch $@
 
 clean:

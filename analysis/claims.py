@@ -13,7 +13,7 @@ from analysis.frames import Results
 from analysis.statistics import ALPHA, Paired
 from analysis.typeset import TIMES, difference, fixed, p_value
 
-BY_TASK_IL = {"regularization", "isolation", "sibling", "agem"}
+BY_TASK_IL = {"regularization", "isolation", "sibling", "agem", "agem_r"}
 """Families and methods whose papers are about Task-IL (A-GEM knows the task of an image)."""
 
 FEW = 8

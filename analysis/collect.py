@@ -211,6 +211,7 @@ def numbers(record: Record, entry: CellEntry, method: Method) -> Iterator[str]:
         for removal in removals:
             yield row("removed", removal["removed"], task, removal["epoch"])
             yield row("remaining", removal["remaining"], task, removal["epoch"])
+            yield row("removed_tied", removal["tied"], task, removal["epoch"])
     yield from (row("presented", value, task) for task, value in enumerate(results["data"]["presented"]))
     for task, losses in enumerate(results["losses"]):
         yield from (row("loss", value, task, epoch) for epoch, value in enumerate(losses))

@@ -32,6 +32,7 @@ class Group(TypedDict, total=False):
     title: str
     set: dict[str, list[Any]]
     grid: dict[str, Grid]
+    budget: str
 
 
 class Config(TypedDict, total=False):
@@ -227,9 +228,10 @@ def swept(config: Config) -> dict[str, list[str]]:
     return found
 
 
-def apart(config: Config) -> set[str]:
-    """Return the groups whose cells are in no comparison between methods unless another group names them, too."""
-    return {name for name in config.get("groups", {}) if name in APART} | swept(config).keys()
+def aside(config: Config) -> set[str]:
+    """Return the groups that are no part of the comparisons between methods: sweeps, equal budgets, the pilot."""
+    groups = config.get("groups", {})
+    return {*swept(config), *(name for name, group in groups.items() if "budget" in group or name in APART)}
 
 
 def sweep_title(config: Config, group: str) -> str:
@@ -237,9 +239,10 @@ def sweep_title(config: Config, group: str) -> str:
     return config["groups"][group].get("title") or f"Sweep {group}: {', '.join(swept(config)[group])}"
 
 
-def in_main(groups: Iterable[str], aside: set[str]) -> bool:
-    """Whether a cell of these groups is part of the comparisons between methods: some group of it is not ``apart``."""
-    return not set(groups) or not set(groups) <= aside
+def in_main(groups: Iterable[str], aside: Iterable[str]) -> bool:
+    """Whether a cell of these groups is part of the comparisons between methods: some group of it is not aside."""
+    groups, aside = set(groups), set(aside)
+    return not groups or not groups <= aside
 
 
 def bundle(method: str, learner: str) -> str:

@@ -34,7 +34,7 @@ def ramp(fraction: float) -> float:
 class GMP(SparsityPolicy):
     """Gradual magnitude pruning; see the module's docstring for the rule and its source."""
 
-    interval: int = parameter(100, "steps between mask updates", low=1)
+    interval: int = parameter(100, "steps between mask updates", low=1, duration=True)
     end: float = parameter(1.0, "share of the task at which the final sparsity is reached", low=0, high=1)
     repeat: str = parameter(
         "first-task",

@@ -20,7 +20,9 @@ Channel sparsity (cell's sparsity > 0, policy :class:`Channels`): once, before t
 smallest mean signed weight leave every maskable layer, and so do the inputs of the next maskable layer that they feed.
 The source prunes 0.8 of the last stage's channels, 0.7 of the stage before it and 0.2 elsewhere and calls the result
 0.9; here all three are scaled by one factor, so that the sparsity of the maskable weights comes as near to the cell's
-as whole channels allow. With given weights the first task then also trains the last block before the last stage.
+as whole channels allow. With given weights the first task then also trains the last block before the last stage. The
+source also holds scale and shift of a pruned channel's batch normalization at 0; here they go on learning, as every
+method's do. The source's learning rate is 0.01; here it is the protocol's.
 
 Open in the source and settled here: the images are not augmented; the recorded maps and the mask's activations are
 taken in training mode (the batch's own statistics), without touching the running ones. Batch normalization of the

@@ -6,7 +6,9 @@ mask, the forward pass uses W + M * W' and the problem is
 
     min  L(W, M)    s.t.  W has kept_t non-zeros,  M in {0, 1} with round(share |W'|) ones
 
-ADMM (scaled form, one layer; rho grows tenfold from round to round, a round starts with U = K = 0):
+A task begins with its free weights drawn anew from the initial distribution. They first train plainly, with every
+earlier weight shared (M = 1); then comes ADMM (scaled form, one layer; rho grows tenfold from round to round, a round
+starts with U = K = 0):
 
     W <- W - lr (dL/dW + rho (W - Z + U))         M <- M - lr (dL/dM + rho (M - Y + K)),   dL/dM = W' * dL/d(M W')
     Z <- the kept_t largest |W + U| of W + U, else 0      Y <- 1 at the round(share |W'|) largest M + K, else 0
@@ -16,16 +18,18 @@ The W and M updates are one SGD step each; Z, U, Y, K are updated between the ``
 last round W is pruned to its largest entries and M set to its largest entries, and the kept weights are retrained
 with both masks fixed. Task-IL only: the task says which weights, and which sharing mask, to use.
 
-What comes from where. The problem, the updates, M starting at 1, rho 0.01 with three tenfold rounds, retraining as
-long as one round and a sharing ratio of 0.9 are those of the authors' code. Our reading: the steps of a task are
-split evenly between the three rounds and retraining; 3 updates a round for both pairs (the code updates Z and U every
-3 epochs, Y and K every 10, in rounds of 200), since a task is far shorter here; the kept share of a layer's free
-weights is the same for every task, as PackNet's, so that their rows compare (the code gives later tasks equal shares
-of the layer); the last task is pruned like the others; what is not maskable freezes after the first task.
+What comes from where. The problem, the updates, fresh weights for each task, plain training before ADMM, M starting at
+1, rho 0.01 with three tenfold rounds, a sharing ratio of 0.9, and plain training and retraining each as long as one
+round (200 epochs each, so a fifth of the task) are those of the authors' code (neu-spiral/LPSforLifelong). Our reading:
+3 updates a round for both pairs (the code updates Z and U every 3 epochs, Y and K every 10), since a task is far
+shorter here; the kept share of a layer's free weights is the same for every task, as PackNet's, so that their rows
+compare (the code gives later tasks equal shares of the layer); the last task is pruned like the others (the code keeps
+its plainly trained weights); what is not maskable freezes after the first task; the suite's SGD, without Adam, cosine
+schedule, mixup and label smoothing; the last weights count, not those of the best test accuracy.
 ``sharing: all`` shares every earlier weight (as PackNet does), ``sharing: none`` none.
 
-FLOPs. Executed: as PackNet, but while M is learned every weight has a gradient (that of M at the frozen ones), and
-after pruning only shared frozen weights are in the forward pass. Paper: as PackNet.
+FLOPs. Executed: as PackNet, but where M is learned, during ADMM, every weight has a gradient (that of M at the frozen
+ones), and after pruning only shared frozen weights are in the forward pass. Paper: as PackNet.
 """
 
 from __future__ import annotations
@@ -42,6 +46,7 @@ from sparcl import masks
 from sparcl.components import Clock, Run
 from sparcl.masks import MaskSet
 from sparcl.methods import method, policy
+from sparcl.models import fresh_weights
 from sparcl.parameters import parameter
 
 
@@ -65,7 +70,8 @@ class LPS(Isolation):
         auxiliary: the ADMM variables "U", "Z", and "M", "K", "Y" while a task learns what to share, per layer.
     """
 
-    retrain: float = parameter(0.25, "fraction of a task's steps that train the kept weights", low=0, high=1)
+    warm: float = parameter(0.2, "fraction of a task's steps that train plainly before ADMM", low=0, high=1)
+    retrain: float = parameter(0.2, "fraction of a task's steps that train the kept weights", low=0, high=1)
     rho: float = parameter(0.01, "ADMM's penalty in the first round", low=0)
     rounds: int = parameter(3, "ADMM rounds; rho grows tenfold from one to the next", low=1, high=10)
     updates: int = parameter(3, "parts of a round, each of which begins with an update of Z, U, Y and K", low=1)
@@ -79,6 +85,11 @@ class LPS(Isolation):
         self.auxiliary: dict[str, dict[str, Tensor]] = {}
 
     # -- schedule --------------------------------------------------------------------------------------------------
+    def admm(self, clock: Clock) -> range:
+        """Return the steps of the task of ``clock`` that are ADMM's: after plain training, before pruning."""
+        end = self.prune_step(clock)
+        return range(min(round(self.warm * clock.task_steps), end), end)
+
     def part_at(self, step: int, steps: int) -> int:
         """Return the part of ADMM that ``step`` of its ``steps`` lies in; ``updates`` parts make a round."""
         return step * self.rounds * self.updates // steps
@@ -97,13 +108,16 @@ class LPS(Isolation):
         super().start(run)
         self.frozen = {name: torch.zeros_like(p.detach()) for name, p in run.masks.parameters.items()}
 
+    @torch.no_grad()
     def begin_task(self, run: Run) -> None:
         super().begin_task(run)
         self.auxiliary = {}
-        if run.phase.index and self.sharing == "learned":
-            run.masks.restrict_gradients(None)
-            self.auxiliary["M"] = {name: torch.ones_like(p) for name, p in self.frozen.items()}
-        self._start_round(run)
+        if run.phase.index:
+            for name, free in self.free().items():
+                weight = run.masks.parameters[name]
+                weight[free] = fresh_weights(weight, int(free.sum()), run.generator("fresh-weights"))
+        if 0 in self.admm(run.clock):
+            self._start_admm(run)
 
     def trained_with(self, task: int) -> dict[str, Tensor]:
         return self.free() if self.sharing == "none" else super().trained_with(task)
@@ -117,14 +131,23 @@ class LPS(Isolation):
 
     def after_step(self, run: Run) -> None:
         super().after_step(run)
-        step, steps = run.clock.task_step, self.prune_step(run.clock)
-        if step + 1 >= steps:
+        admm, following = self.admm(run.clock), run.clock.task_step + 1
+        if following not in admm:
             return
-        part, following = self.part_at(step, steps), self.part_at(step + 1, steps)
-        if following // self.updates != part // self.updates:
+        if following == admm.start:
+            self._start_admm(run)
+            return
+        old, new = (self.part_at(step - admm.start, len(admm)) for step in (following - 1, following))
+        if new // self.updates != old // self.updates:
             self._start_round(run)
-        elif following != part:
+        elif new != old:
             self._update_duals(run)
+
+    def _start_admm(self, run: Run) -> None:
+        if run.phase.index and self.sharing == "learned":
+            run.masks.restrict_gradients(None)
+            self.auxiliary["M"] = {name: torch.ones_like(p) for name, p in self.frozen.items()}
+        self._start_round(run)
 
     def _start_round(self, run: Run) -> None:
         for letter in "UK"[: 1 + ("M" in self.auxiliary)]:
@@ -155,14 +178,15 @@ class LPS(Isolation):
                 self.auxiliary["K"][name] += self.auxiliary["M"][name] - self.auxiliary["Y"][name]
 
     def on_gradients(self, run: Run) -> bool:
-        if not self.is_pruned(run.clock):
+        if run.clock.task_step in self.admm(run.clock):
             self._augment(run)
         return super().on_gradients(run)
 
     @torch.no_grad()
     def _augment(self, run: Run) -> None:
         """Add the gradient of the augmented Lagrangian at the free weights; take M's step at the frozen ones."""
-        rho = self.rho_at(run.clock.task_step, self.prune_step(run.clock))
+        admm = self.admm(run.clock)
+        rho = self.rho_at(run.clock.task_step - admm.start, len(admm))
         a = self.auxiliary
         for name, weight in run.masks.parameters.items():
             gradient, free = weight.grad, self.owner[name] == FREE
@@ -220,7 +244,7 @@ class LPS(Isolation):
         self, masks: MaskSet, weights: dict[str, int], sparsity: float, clock: Clock
     ) -> dict[str, int]:
         pruned = self.is_pruned(clock)
-        if not pruned and self.sharing == "learned":
+        if clock.task_step in self.admm(clock) and self.sharing == "learned":
             return weights
         parts = {name: partition(p.numel(), sparsity, clock.task) for name, p in masks.parameters.items()}
         return {name: kept if pruned else kept + free for name, (_, kept, free) in parts.items()}

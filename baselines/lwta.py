@@ -13,7 +13,16 @@ weights are 0. Weight gradients are sparse by winning probability: a unit with p
 
 Source: the layer (posterior with 1e-4, Concrete sample at 0.67, KL to uniform, near one-hot evaluation) is that of the
 same laboratory's earlier LWTA code, where pi depends on the input; posteriors per task, tickets, and both sparsities
-are the paper's abstract. Its text says more than could be obtained, and no number of it; so these are options:
+are the paper's abstract. Its text says more than could be obtained, and no number of it; what is open is an option.
+
+The divergence is the one of the variational bound, of the posterior from the prior: KL(pi || 1/J), exact, over the
+units of every block, divided by n. The earlier code's terms are others. SB-LWTA (TensorFlow) averages log pi - log 1/J
+over a block's units without weighing it by pi, which is -KL(1/J || pi): the other direction and the other sign, so that
+its descent drives pi away from uniform; that is also divided by n. The later PyTorch layer takes the relaxed sample xi
+in pi's place, xi (log xi - log 1/J), averages over a block's units where the bound sums, and divides by 1000 whatever n
+is (with J = 2 and n = 10,000 that is 5 times the weight of ``kl: 1`` here); its training script does not add the term.
+
+The options:
 
 * ``J`` follows from the cell's sparsity s as round(1 / (1 - s)): 2 at 0.5, 4 at 0.75, 8 (the paper's order) at 0.875,
   10 at 0.9. Blocks are consecutive units; the last one is smaller where J does not divide the layer.

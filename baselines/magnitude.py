@@ -26,7 +26,9 @@ from sparcl.policies.static import DISTRIBUTION
 class Magnitude(SparsityPolicy):
     """One-shot magnitude pruning; see the module's docstring for the rule and its source."""
 
-    warmup: int = parameter(0, "epochs of dense training in the first task before the weights are pruned", low=0)
+    warmup: int = parameter(
+        0, "epochs of dense training in the first task before the weights are pruned", low=0, duration=True
+    )
     distribution: str = DISTRIBUTION
 
     def refuse(self, fields: Mapping[str, Any]) -> str | None:

@@ -42,7 +42,7 @@ class RigL(SparsityPolicy):
     """RigL; see the module's docstring for the rule and its source."""
 
     alpha: float = parameter(0.3, "share of a layer's weights replaced at first", low=0, high=1)
-    interval: int = parameter(100, "steps between mask updates, counted within a task", low=1)
+    interval: int = parameter(100, "steps between mask updates, counted within a task", low=1, duration=True)
     end: float = parameter(0.75, "share of the horizon after which the mask is fixed", low=0, high=1)
     horizon: str = parameter("task", "run the schedule in every task, or once over the run", choices=("task", "run"))
     growth: str = parameter(

@@ -6,7 +6,8 @@ Rule: from a random mask, every ``interval`` steps each layer with k weights los
 
     m <- m - smallest(|w|, floor(zeta k)) + random(free, floor(zeta k))
 
-The step itself is taken: the update follows it.
+The step itself is taken: the update follows it. The authors' code drops by sign, the share zeta of the positive weights
+nearest to 0 and the same share of the negative ones; by magnitude alone the two shares may differ.
 
 Adaptation to the stream: Mocanu et al. rewire after every epoch but the last; here ``interval`` counts steps within a
 task (about an epoch by default, see the hyper-parameter file), for the whole run, and a task's last step is followed by
@@ -17,15 +18,13 @@ nowhere to grow and is left alone.
 
 from __future__ import annotations
 
-import math
-
 import torch
-from torch import Tensor
 
 from sparcl import masks
 from sparcl.components import Clock, Run, SparsityPolicy
 from sparcl.masks import MaskSet
 from sparcl.methods import policy
+from sparcl.models import fresh_weights
 from sparcl.parameters import parameter
 from sparcl.policies.static import DISTRIBUTION, initial_masks
 
@@ -35,7 +34,7 @@ class SET(SparsityPolicy):
     """Sparse evolutionary training; see the module's docstring for the rule and its source."""
 
     zeta: float = parameter(0.3, "share of a layer's weights replaced at each update", low=0, high=1)
-    interval: int = parameter(300, "steps between mask updates, counted within a task", low=1)
+    interval: int = parameter(300, "steps between mask updates, counted within a task", low=1, duration=True)
     reinit: str = parameter("zero", "value of a new weight", choices=("zero", "random"))
     distribution: str = DISTRIBUTION
 
@@ -61,16 +60,10 @@ class SET(SparsityPolicy):
         grown = run.masks.replace(larger).grown
         if self.reinit == "random":
             for name in sparse:
-                self._fill(run, run.masks.parameters[name], larger[name] & ~smaller[name])
+                weight, new = run.masks.parameters[name], larger[name] & ~smaller[name]
+                with torch.no_grad():
+                    weight[new] = fresh_weights(weight, int(new.sum()), run.generator("grow-values"))
         run.note_update(pruned, grown)
-
-    @staticmethod
-    @torch.no_grad()
-    def _fill(run: Run, weight: Tensor, new: Tensor) -> None:
-        """Draw the ``new`` entries of ``weight`` uniformly from +-1/sqrt(fan-in), PyTorch's default initialization."""
-        bound = 1 / math.sqrt(weight[0].numel())
-        drawn = torch.rand(int(new.sum()), generator=run.generator("grow-values")).to(weight.device, weight.dtype)
-        weight[new] = (2 * drawn - 1) * bound
 
     # -- plan ------------------------------------------------------------------------------------------------------
     def planned_counts(self, masks_: MaskSet, sparsity: float, clock: Clock) -> dict[str, int]:

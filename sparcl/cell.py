@@ -46,6 +46,9 @@ class Cell:
     batch_size: int = _setting(32, "samples of a stream batch; replay batches are as large", low=1, high=10**6)
     learning_rate: float = _setting(0.03, "learning rate of SGD", low=1e-12, high=1e6)
     precision: str = _setting("float32", "arithmetic of the model", choices=("float32", "tf32", "bfloat16"))
+    kernel: str = _setting(
+        "auto", "convolutions: sparse on the CPU, PyTorch's, or by a rule", choices=("auto", "dense", "sparse")
+    )
     device: str = _setting("cpu", "where the run computes", choices=("cpu", "cuda"))
     stream_options: Mapping[str, Any] = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The command line: ``sparcl run | flops | methods | streams | data | plan | bench | new-baseline``.
+"""The command line: ``sparcl run | export | flops | methods | streams | data | plan | bench | new-baseline``.
 
 Exit status 0 for success, 1 for a run that failed, 2 for bad input (one line on standard error), 130 or 143 for a run
 that was interrupted and left a checkpoint.
@@ -24,6 +24,14 @@ STOP_SECONDS = 10.0
 """A run that was asked to stop and is not at a step's end by then stops where it is, with its last checkpoint."""
 
 
+class Stopped(Exception):
+    """A run was interrupted; the command ends with the exit status ``status``."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
 class Parser(argparse.ArgumentParser):
     """argparse with one-line errors and a suggestion for a mistyped subcommand."""
 
@@ -38,15 +46,13 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
 
     run = commands.add_parser("run", help="run one cell and write its record")
-    _cell_options(run)
-    run.add_argument("--results", type=Path, default=Path("results/manual"), metavar="DIR",
-                     help="results folder; the record is written below DIR/runs (default: %(default)s)")  # fmt: skip
-    run.add_argument("--threads", type=int, default=1, help="threads of the run (default: %(default)s)")
-    run.add_argument("--force", action="store_true", help="replace a record of another code or library version")
-    run.add_argument("--checkpoint-every", type=float, default=60.0, metavar="SECONDS",
-                     help="seconds between checkpoints, 0 for every step (default: %(default)s)")  # fmt: skip
+    _run_options(run)
     run.add_argument("--identity", metavar="SHA256", help="refuse to run if code or libraries give another")
-    run.add_argument("--quiet", action="store_true", help="print nothing but the result")
+    run.add_argument("--keep-model", action="store_true", help="write the trained model beside the record")
+
+    export = commands.add_parser("export", help="run one cell, write its model as ONNX, and time it in ONNX Runtime")
+    _run_options(export)
+    export.add_argument("--out", type=Path, required=True, metavar="FILE", help="the ONNX file to write")
 
     flops = commands.add_parser("flops", help="FLOPs of a cell in three ledgers, without training it")
     _cell_options(flops)
@@ -80,11 +86,29 @@ def parser() -> argparse.ArgumentParser:
 
     commands.add_parser("bench", help="time training steps, dense and sparse", add_help=False)
 
+    timed = commands.add_parser("time", help="time the steps of a plan's methods on this machine")
+    timed.add_argument("--plan", type=Path, required=True, metavar="FILE", help="plan.json of a matrix")
+    timed.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file to write")
+    timed.add_argument("--cores", type=int, default=None, help="cores to use, beside one (default: all)")
+    timed.add_argument("--seconds", type=float, default=20.0, help="of turns, for each number of threads")
+    timed.add_argument("--data", type=Path, metavar="DIR", help="folder of the data sets (default: data)")
+
     plan = commands.add_parser("plan", help="check a matrix config and write its plan")
     plan.add_argument("--config", type=Path, required=True, metavar="FILE", help="matrix config (YAML)")
     plan.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="results folder")
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")
     return top
+
+
+def _run_options(command: argparse.ArgumentParser) -> None:
+    _cell_options(command)
+    command.add_argument("--results", type=Path, default=Path("results/manual"), metavar="DIR",
+                         help="results folder; records are written below DIR/runs (default: %(default)s)")  # fmt: skip
+    command.add_argument("--threads", type=int, default=1, help="threads of the run (default: %(default)s)")
+    command.add_argument("--force", action="store_true", help="replace a record of another code or library version")
+    command.add_argument("--checkpoint-every", type=float, default=60.0, metavar="SECONDS",
+                         help="seconds between checkpoints, 0 for every step (default: %(default)s)")  # fmt: skip
+    command.add_argument("--quiet", action="store_true", help="print nothing but the result")
 
 
 def _cell_options(command: argparse.ArgumentParser) -> None:
@@ -120,6 +144,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RunError as error:
         print(f"failed: {one_line(error, 600)}", file=sys.stderr)
         return 1
+    except Stopped as stopped:
+        return stopped.status
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -206,6 +232,16 @@ def _signals() -> Iterator[list[int]]:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from sparcl.running import runner
+
+    chosen = _cell(options)
+    _trained(options, chosen, options.identity, options.keep_model)
+    print(runner.folder_of(chosen, options.results) / runner.RECORD)
+    return 0
+
+
+def _trained(options: argparse.Namespace, chosen: Any, planned: str | None, keep_model: bool) -> Mapping[str, Any]:
+    """Run a cell, or find it done, and print what came out; return its record."""
     from sparcl import methods, streams
     from sparcl.running import runner
     from sparcl.running.progress import Progress
@@ -215,13 +251,12 @@ def _run(options: argparse.Namespace) -> int:
         raise UserError(f"--threads: expected at least 1, got {options.threads}")
     if not 0 <= options.checkpoint_every < math.inf:
         raise UserError(f"--checkpoint-every: expected a number of seconds, got {options.checkpoint_every}")
-    chosen = _cell(options)
     with _signals() as asked, Progress(chosen, quiet=options.quiet) as progress:
         try:
             found = runner.run_cell(
                 chosen, options.results, data_root=options.data, threads=options.threads, force=options.force,
-                checkpoint_seconds=options.checkpoint_every, watch=progress.step, watch_task=progress.task,
-                planned=options.identity, stop=lambda: bool(asked),
+                keep_model=keep_model, checkpoint_seconds=options.checkpoint_every, watch=progress.step,
+                watch_task=progress.task, planned=planned, stop=lambda: bool(asked),
             )  # fmt: skip
         except Interrupted:
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -229,11 +264,42 @@ def _run(options: argparse.Namespace) -> int:
             saved = (runner.folder_of(chosen, options.results) / runner.CHECKPOINT).exists()
             left = "left a checkpoint; the same command continues it" if saved else "is without a checkpoint yet"
             print(f"interrupted: {chosen.path} {left}", file=sys.stderr)
-            return 128 + asked[0]
+            raise Stopped(128 + asked[0]) from None
     name = methods.get(chosen.method).label
     where = streams.describe(chosen.stream, dict(chosen.stream_options)).label
     print(f"{name} on {where}: {_outcome(found)}")
-    print(runner.folder_of(chosen, options.results) / runner.RECORD)
+    return found
+
+
+def _export(options: argparse.Namespace) -> int:
+    from sparcl import export, streams
+    from sparcl.costs import memory, planning
+    from sparcl.running import model_file, runner
+
+    chosen = _cell(options)
+    model_file.refuse(chosen)
+    export.check_packages()
+    record = _trained(options, chosen, None, keep_model=True)
+    if record["diverged"] is not None:
+        raise RunError(f"{chosen.path}: the run diverged, so there is no model to export")
+    file = runner.folder_of(chosen, options.results) / model_file.FILE
+    stream = streams.load(chosen.stream, options.data, dict(chosen.stream_options))
+    model = export.Deployed(model_file.load(file, record["identity"]), stream.info)
+    export.write(model, stream.info, chosen, record["identity"], options.out)
+    session = export.open_session(options.out, options.threads)
+    same = export.agreement(model, session, stream)
+    facts = planning.facts(chosen)["memory"]
+    layers = ((layer["size"], layer["weights"]) for layer in record["results"]["masks"]["layers"].values())
+    stored = memory.stored(facts["dense_parameters"], facts["buffers"], layers)
+    print(f"{options.out}: all {same.images} test images are predicted as by PyTorch, "
+          f"logits differ by at most {same.difference:.0e} (the largest is {same.largest:.1f})")  # fmt: skip
+    print(f"size of the weights: {stored['dense'] / 1e6:.3f} MB dense, {stored['sparse'] / 1e6:.3f} MB sparse; "
+          f"files: {options.out.stat().st_size / 1e6:.3f} MB ONNX (dense), "
+          f"{file.stat().st_size / 1e6:.3f} MB {file.name} (sparse)")  # fmt: skip
+    threads = f"{options.threads} thread{'s' if options.threads > 1 else ''}"
+    print(f"inference, median, {threads}:  {'PyTorch':>10} {'ONNX Runtime':>14}")
+    for batch, medians in export.times(model, session, stream).items():
+        print(f"  batch {batch:<3} {1e3 * medians['torch']:>24.3f} ms {1e3 * medians['onnxruntime']:>11.3f} ms")
     return 0
 
 
@@ -381,6 +447,32 @@ def _plan(options: argparse.Namespace) -> int:
     return 0
 
 
+def _time(options: argparse.Namespace) -> int:
+    import os
+
+    from sparcl import streams
+    from sparcl.files import atomic
+    from sparcl.running import timing
+
+    def tell(text: str) -> None:
+        print(text, flush=True)
+
+    try:
+        plan = json.loads(options.plan.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{options.plan}: expected a plan ({one_line(error, 100)})") from error
+    cores = options.cores or len(os.sched_getaffinity(0))
+    cells, rows = timing.cells_of(plan), []
+    if cells:
+        stream = streams.load(cells[0].stream, options.data, dict(cells[0].stream_options))
+        for threads in sorted({1, cores}):
+            rows += timing.measure(cells, stream, threads, options.seconds, tell)
+    result = {"machine": timing.machine(cores), "rows": rows}
+    atomic.write_text(options.out, json.dumps(result, indent=1, allow_nan=False) + "\n")
+    print(options.out)
+    return 0
+
+
 def _new_baseline(options: argparse.Namespace) -> int:
     from sparcl import scaffold
 
@@ -397,11 +489,13 @@ def _bench(arguments: list[str]) -> int:
 
 COMMANDS: dict[str, Callable[[Any], int]] = {
     "run": _run,
+    "export": _export,
     "flops": _flops,
     "methods": _methods,
     "streams": _streams,
     "data": _data,
     "plan": _plan,
+    "time": _time,
     "bench": _bench,
     "new-baseline": _new_baseline,
 }

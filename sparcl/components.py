@@ -33,6 +33,8 @@ from sparcl.streams import Stream, StreamInfo
 
 Density = Literal["masked", "weights", "dense"]
 """At which weights a gradient is computed: those that learn, all that exist, or all positions."""
+DENSITIES: tuple[Density, ...] = ("masked", "weights", "dense")
+"""From few to all."""
 Replay = tuple[Tensor, Tensor, Tensor]
 """One replayed batch: normalized images (N, C, H, W), labels (N,), stored logits (N, classes)."""
 
@@ -87,6 +89,7 @@ class Run(Protocol):
             policy wants them by term.
         pool_images, pool_labels: the task's training pool: (P, C, H, W) uint8, (P,).
         present: bool mask (P,) of the samples that data policies have left.
+        removed: per task, each removal as the record has it (:class:`sparcl.running.record.Removal`).
         untrained: accuracy before training; empty until that is known.
     """
 
@@ -107,6 +110,7 @@ class Run(Protocol):
     pool_images: Tensor
     pool_labels: Tensor
     present: Tensor
+    removed: list[list[dict[str, float]]]
     untrained: dict[str, list[float | None]]
     sparsity: SparsityPolicy
 
@@ -123,11 +127,28 @@ class Run(Protocol):
     def network_input(self, images: Tensor, draws: Tensor | None = None) -> Tensor:
         """Return uint8 ``images`` (N, C, H, W), augmented by ``draws`` if given, as the model's input."""
 
-    def backward(self, batch: Batch, replays: list[Replay], by_term: bool = False) -> tuple[Tensor, Tensor]:
-        """Leave the gradients of the learner's loss in ``parameter.grad``; return loss () and stream logits (N, C)."""
+    def logits(self, *passes: Tensor) -> list[Tensor]:
+        """Return the logits (n, classes) of every pass (n, C, H, W): the model, by the kernel of the run.
 
-    def remove_samples(self, which: Tensor) -> None:
-        """Remove the samples of the bool mask ``which`` (pool,) for the rest of the task."""
+        In training mode every pass is normalized by its own batch statistics.
+        """
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the features (N, D) of ``images`` (N, C, H, W), by the kernel of the run."""
+
+    def backward(
+        self, batch: Batch, replays: list[Replay], positions: Density = "dense", by_term: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Leave the gradients of the learner's loss in ``parameter.grad``; return loss () and stream logits (N, C).
+
+        ``positions`` says at which maskable weights they are needed; a kernel may leave the others 0.
+        """
+
+    def remove_samples(self, which: Tensor, tied: float = 0.0) -> None:
+        """Remove the samples of the bool mask ``which`` (pool,) for the rest of the task.
+
+        ``tied`` is the share of them that were chosen among equals, for the record.
+        """
 
     def note_update(self, pruned: int, grown: int) -> None:
         """Write a mask update into the record: how many weights left and how many came."""
@@ -204,6 +225,9 @@ class Learner(Component):
         replay_batches: replayed batches per step once replay has begun.
         published_replay_batches: the paper ledger's ``n`` where it is another number.
         offline: whether all tasks are trained at once (joint training).
+        outputs_only: whether the terms depend on the convolutional part's weights through ``run.logits`` alone, and are
+            differentiated by the step's backward pass alone. The sparse kernel then writes gradients in place, which
+            is faster.
         task_il_only: whether Class-IL is undefined for the method.
         refuses: kinds of policies ("sparsity", "gradient", "data") that the learner does not go with, and why.
         bundles, bundles_reason: the only bundles that go with the learner (None: any that is not refused), and why.
@@ -214,6 +238,7 @@ class Learner(Component):
     replay_batches: ClassVar[int] = 0
     published_replay_batches: ClassVar[int | None] = None
     offline: ClassVar[bool] = False
+    outputs_only: ClassVar[bool] = False
     task_il_only: ClassVar[bool] = False
     refuses: ClassVar[Mapping[str, str]] = {}
     bundles: ClassVar[Sequence[str] | None] = None
@@ -236,10 +261,10 @@ class Learner(Component):
         """Return the loss terms by name ("stream", "memory") and the stream batch's logits (N, classes).
 
         The step minimizes the sum of the terms. ``run.batch`` is the stream batch that ``images`` come from. TDM and
-        DGM weigh the gradients of the terms "stream" and "memory"; a term of another name is none of theirs. Each term
-        has a forward pass of its own, since each is differentiated on its own where a policy asks for it.
+        DGM weigh the gradients of the terms "stream" and "memory"; a term of another name is none of theirs. No two
+        terms share a forward pass, since each is differentiated on its own where a policy asks for it.
         """
-        logits = run.model(images)
+        logits, *_ = run.logits(images)
         return {"stream": stream_loss(run, logits, labels)}, logits
 
     def adjust_gradients(self, run: Run) -> None:
@@ -255,7 +280,7 @@ class Learner(Component):
 
     def predict(self, run: Run, images: Tensor) -> Tensor:
         """Return evaluation scores (N, classes) for normalized ``images``; the model is in eval mode."""
-        return run.model(images)
+        return run.logits(images)[0]
 
     def evaluation_passes(self, task: int) -> int:
         """Return the forward passes that :meth:`predict` takes per image during and after ``task``."""
@@ -287,7 +312,9 @@ class Learner(Component):
 def stream_loss(run: Run, logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of the stream batch: over the current task's logits alone when ``protocol.single_head`` is on.
 
-    SparCL, section 3.2: the logits of classes outside the current task are masked out.
+    SparCL, section 3.2: the logits of classes outside the current task are masked out. Otherwise over all ``logits``:
+    every output of the head, unseen classes included, is what mammoth's DER, DER++, ER, A-GEM, FDR, EWC and plain SGD
+    take; its LwF gives the classes seen so far.
     """
     if not run.protocol.single_head:
         return F.cross_entropy(logits, labels)

@@ -18,7 +18,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from sparcl import grids, methods, models, resolve, streams
+from sparcl import budget, grids, methods, models, resolve, streams
 from sparcl.cell import PROTOCOL, SETTINGS, Cell
 from sparcl.errors import UserError, one_line, suggest
 from sparcl.files import strict_yaml
@@ -270,21 +270,14 @@ def _expand(config: Mapping[str, Any]) -> tuple[list[Cell], list[tuple[str, ...]
     problems: dict[str, None] = {}
     excluded = [False] * len(config.get("exclude", []))
     total = 0
-    for group, entry in ((name, part) for name, whole in config["groups"].items() for part in _parts(whole)):
-        axes = _axes(config, entry)
-        total += math.prod(map(len, axes))
+    for group, entry in config["groups"].items():
+        total += sum(math.prod(map(len, _axes(config, part))) for part in _parts(entry))
         if total > MOST_CELLS:
             return [], [], [f"groups.{group}: expected at most {MOST_CELLS} cells in all"]
-        for combination in itertools.product(*axes):
-            try:
-                cell = _cell(config, entry, combination)
-            except UserError as error:
-                problems[f"groups.{group}: {error}"] = None
-                continue
-            if not _is_excluded(config, group, cell, excluded):
-                groups = members.setdefault(cell, [])
-                if group not in groups:
-                    groups.append(group)
+        for cell in _members(config, group, excluded, problems):
+            groups = members.setdefault(cell, [])
+            if group not in groups:
+                groups.append(group)
     problems |= {
         f"exclude[{index}]: matches no cell (without a memory the buffer is 0, dense the sparsity 0)": None
         for index, used in enumerate(excluded)
@@ -298,6 +291,27 @@ def _expand(config: Mapping[str, Any]) -> tuple[list[Cell], list[tuple[str, ...]
     if not members and not problems:
         problems["groups: no cell is left"] = None
     return list(members), [tuple(groups) for groups in members.values()], list(problems)
+
+
+def _members(config: Mapping[str, Any], group: str, excluded: list[bool], problems: dict[str, None]) -> list[Cell]:
+    """Return the cells of a group, at their equal budget if it has one; add what is wrong to ``problems``."""
+    entry, cells, wrong = config["groups"][group], [], dict[str, None]()
+    for part in _parts(entry):
+        for combination in itertools.product(*_axes(config, part)):
+            try:
+                cell = _cell(config, part, combination)
+            except UserError as error:
+                wrong[f"groups.{group}: {error}"] = None
+                continue
+            if not _is_excluded(config, group, cell, excluded):
+                cells.append(cell)
+    if "budget" in entry and cells and not wrong:
+        try:
+            cells = budget.equalize(cells, entry["budget"])
+        except UserError as error:
+            wrong[f"groups.{group}.budget: {error}"] = None
+    problems |= wrong
+    return cells
 
 
 def _axes(config: Mapping[str, Any], entry: Mapping[str, Any]) -> list[list[Any]]:

@@ -10,6 +10,11 @@ import torch
 from torch import Tensor
 
 
+def quotas(capacity: int, tasks: int) -> list[int]:
+    """Return how many of ``capacity`` samples each of ``tasks`` tasks may hold; they differ by at most 1."""
+    return [capacity // tasks + (task < capacity % tasks) for task in range(tasks)]
+
+
 @dataclass(frozen=True)
 class ReplayBatch:
     """A draw from the memory: images (N, C, H, W) uint8, labels (N,), logits at insertion (N, classes), tasks (N,)."""

@@ -28,6 +28,7 @@ import yaml
 from sparcl.cell import Cell
 from sparcl.components import Component, DataPolicy, GradientPolicy, Learner, Policy, SparsityPolicy
 from sparcl.errors import UserError, one_line, suggest
+from sparcl.protocol import Protocol
 
 KINDS = {"sparsity": SparsityPolicy, "gradient": GradientPolicy, "data": DataPolicy}
 ENTRY_POINTS = "sparcl.methods"
@@ -71,8 +72,10 @@ class Method:
         return "sparsity" in self.policies
 
     def parameters(self) -> dict[str, Any]:
-        """Return ``{"component.key": Parameter}`` for everything that can be set."""
-        return {f"{c.name}.{key}": parameter for c in self.components for key, parameter in c.parameters.items()}
+        """Return ``{"component.key": Parameter}`` of its components, and of the protocol what belongs to its name."""
+        known = {f"{c.name}.{key}": parameter for c in self.components for key, parameter in c.parameters.items()}
+        protocol = {f"protocol.{key}": parameter for key, parameter in Protocol.parameters.items()}
+        return known | {key: protocol[key] for key in self.values if key in protocol}
 
 
 _learners: dict[str, type[Learner]] = {}

@@ -195,6 +195,12 @@ def build(name: str, width: int, classes: int, shape: tuple[int, int, int], gene
     return model.to(memory_format=torch.channels_last).train()
 
 
+def fresh_weights(weight: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Return ``count`` values from the initial distribution of a ``weight`` (out, in, ...), on its device."""
+    drawn = torch.rand(count, generator=generator).to(weight.device, weight.dtype)
+    return (2 * drawn - 1) / math.sqrt(weight[0].numel())
+
+
 @torch.no_grad()
 def initialize(model: nn.Module, generator: torch.Generator) -> None:
     """Draw all parameters anew, in module order, from PyTorch's default distributions.

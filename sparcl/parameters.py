@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, ClassVar, TypeVar, cast
 
 from sparcl.errors import UserError, suggest
@@ -24,7 +25,10 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Parameter:
-    """A declared parameter: default, what is allowed, and what it means. A default of None is a number's absence."""
+    """A declared parameter: default, what is allowed, and what it means. A default of None is a number's absence.
+
+    ``duration`` marks a number of steps or epochs of a task, which is stretched with the task (:mod:`sparcl.budget`).
+    """
 
     default: Any
     help: str
@@ -32,6 +36,7 @@ class Parameter:
     high: float | None = None
     choices: Sequence[Any] | None = None
     optional: bool = False
+    duration: bool = False
 
     @property
     def kind(self) -> type:
@@ -95,12 +100,13 @@ def parameter(
     high: float | None = None,
     choices: Sequence[Any] | None = None,
     optional: bool = False,
+    duration: bool = False,
 ) -> Value:
     """Declare a parameter as an attribute of a class; see :class:`Parameter` for the arguments.
 
     To a type checker it is the default value, which is what an instance has unless it was given another.
     """
-    return cast(Value, Parameter(default, help, low, high, choices, optional))
+    return cast(Value, Parameter(default, help, low, high, choices, optional, duration))
 
 
 class Parameterized:
@@ -127,6 +133,16 @@ class Parameterized:
     def resolve(cls, values: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
         """Fill parameters whose default depends on the cell's ``fields`` (sparsity, epochs, ...)."""
         return values
+
+    @classmethod
+    def stretch(cls, values: Mapping[str, Any], factor: Fraction) -> dict[str, Any]:
+        """Return ``values`` for tasks that are ``factor`` times as long: every duration so many times as long.
+
+        Rounded up, so that what happens once in so many steps or epochs does not happen more often in a task.
+        """
+        return {
+            key: math.ceil(value * factor) if cls.parameters[key].duration else value for key, value in values.items()
+        }
 
     def refuse(self, fields: Mapping[str, Any]) -> str | None:
         """Return why this makes no sense in a cell with these ``fields`` and parameters, or None."""

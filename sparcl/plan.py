@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-from sparcl import methods, streams
+from sparcl import budget, methods, resolve, streams
 from sparcl.cell import Cell
 from sparcl.costs import planning
 from sparcl.files import atomic
@@ -136,16 +136,24 @@ def summary(plan: Plan, results: Path) -> list[str]:
     state = _measured(plan, results)
     cells = plan["cells"]
     lines = [f"{plan['title']}: {len(cells)} cells on {plan['config']['stream']}"]
-    for group in plan["config"]["groups"]:
+    for group, whole in plan["config"]["groups"].items():
         inside = [entry for entry in cells if group in entry["groups"]]
         done = sum(entry["path"] in state.current for entry in inside)
-        lines.append(f"  {group:<24} {len(inside):>5} cells, {done} done")
+        lines.append(
+            f"  {group:<24} {len(inside):>5} cells, {done} done" + (_budget(inside) if "budget" in whole else "")
+        )
     todo = [entry["cell"] for entry in cells if entry["path"] not in state.current]
     lines.append(f"to run: {len(todo)} of {len(cells)}" + (f" ({state.stale} out of date)" if state.stale else ""))
     seconds = state.estimate(todo)
     if todo and seconds is not None:
         lines.append(f"estimated: {clock(seconds)} of one core, by {len(state.seconds)} measured cells")
     return lines
+
+
+def _budget(cells: list[Entry]) -> str:
+    """Return what the equal budget of a group's cells comes to in whole epochs."""
+    flops = [budget.flops(resolve.from_dict(entry["cell"])) for entry in cells]
+    return f", {min(flops):.2e} to {max(flops):.2e} training FLOPs each"
 
 
 @dataclass

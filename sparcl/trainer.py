@@ -8,7 +8,6 @@ same for every method; sequential draws (memory, replay, masks) have a generator
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from sparcl import components, methods, models, seeding
 from sparcl.cell import Cell
 from sparcl.components import (
+    DENSITIES,
     Batch,
     Clock,
     DataPolicy,
@@ -33,6 +33,7 @@ from sparcl.components import (
 )
 from sparcl.costs.ledger import EVALUATION, Ledger, layer_costs
 from sparcl.errors import RunError
+from sparcl.kernels.attach import attach
 from sparcl.masks import MaskSet
 from sparcl.memory import ReservoirMemory
 from sparcl.models import EVALUATION_BATCH, evaluation_mode
@@ -81,8 +82,12 @@ class Run(components.Run):
         self.model: models.Classifier = model.to(self.device).to(memory_format=torch.channels_last)
         weights = dict(self.model.named_parameters())
         self.masks = MaskSet({name: weights[name] for name in models.maskable(self.model)})
+        self.network = attach(self.model, cell.kernel, cell.sparsity, cell.precision, cell.device)
+        if self.network is not None:
+            self.network.accumulate = self.learner.outputs_only
         self.memory = ReservoirMemory(cell.buffer, self.info.shape, self.info.classes, self.device)
         self.term_gradients: dict[str, dict[str, Tensor]] = {}
+        self._together = True
         self.phases = phases(stream, self.learner.offline)
         self.phase = self.phases[0]
         self.clock = Clock()
@@ -96,7 +101,7 @@ class Run(components.Run):
         }
         self.untrained: dict[str, list[float | None]] = {}
         self.mask_history: list[dict[str, Any]] = []
-        self.removed: list[list[dict[str, int]]] = []
+        self.removed: list[list[dict[str, float]]] = []
         self.presented: list[int] = []
         self.losses: list[list[float]] = []
         self.seconds = {"train": 0.0, "evaluation": 0.0}
@@ -133,11 +138,11 @@ class Run(components.Run):
         """Number of samples in the current task's pool, removed ones included."""
         return len(self.pool_labels)
 
-    def remove_samples(self, which: Tensor) -> None:
+    def remove_samples(self, which: Tensor, tied: float = 0.0) -> None:
         """Remove the samples of the bool mask ``which`` (pool,) for the rest of the task."""
         self.present &= ~which
-        count = int(which.sum())
-        self.removed[-1].append({"epoch": self.clock.epoch, "removed": count, "remaining": int(self.present.sum())})
+        count, remaining = int(which.sum()), int(self.present.sum())
+        self.removed[-1].append({"epoch": self.clock.epoch, "removed": count, "remaining": remaining, "tied": tied})
 
     def note_update(self, pruned: int, grown: int) -> None:
         """Write a mask update into the record: how many weights left and how many came."""
@@ -178,14 +183,43 @@ class Run(components.Run):
         """Return whether a policy wants this step's gradients by loss term."""
         return any(p.by_term and p.gradients_wanted(self.cell.sparsity, self.clock) for p in self.policies)
 
-    def backward(self, batch: Batch, replays: list[Replay], by_term: bool = False) -> tuple[Tensor, Tensor]:
+    def logits(self, *passes: Tensor) -> list[Tensor]:
+        """Return the logits (n, classes) of every pass (n, C, H, W), each with its own batch statistics in training.
+
+        The sparse kernel takes all passes through the network together, unless terms are differentiated one by one.
+        """
+        if self.network is None or not self.network.usable(passes[0]):
+            return [self.model(images) for images in passes]
+        self.network.follow(self.masks)
+        calls = [passes] if self._together else [(images,) for images in passes]
+        return [
+            logits
+            for call in calls
+            for logits in self.model.head(self.network.joined(call)).split([len(images) for images in call])
+        ]
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the features (N, D) of ``images`` (N, C, H, W)."""
+        if self.network is None or not self.network.usable(images):
+            return self.model.features(images)
+        self.network.follow(self.masks)
+        return self.network.joined([images])
+
+    def backward(
+        self, batch: Batch, replays: list[Replay], positions: Density = "dense", by_term: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Leave the gradients of the summed loss in ``parameter.grad``; return the loss () and stream logits (N, C).
 
+        ``positions`` says at which maskable weights the gradients are needed: the sparse kernel computes no others.
         With ``by_term`` the terms are differentiated one by one and ``term_gradients`` holds each term's gradient of
         every maskable weight; their sum is the step's gradient either way.
         """
-        self.batch = batch
-        self.optimizer.zero_grad()
+        self.batch, self._together = batch, not by_term
+        if self.network is None:
+            self.optimizer.zero_grad()
+        else:
+            self.network.positions = positions
+            self.network.zero_gradients(self.optimizer)
         with self.autocast():
             terms, logits = self.learner.terms(self, batch.images, batch.labels, replays)
         self.term_gradients = {}
@@ -198,8 +232,19 @@ class Run(components.Run):
                 total = {n: p.grad.detach().clone() for n, p in self.masks.parameters.items() if p.grad is not None}
                 self.term_gradients[name] = {n: g - before[n] if n in before else g for n, g in total.items()}
                 before = total
+        self._together = True
         loss = torch.stack([term.detach().double() for term in terms.values()]).sum()
         return loss, logits.detach().float()
+
+    def update(self) -> None:
+        """One step of the optimizer: learning weights move, masked weights stay exactly 0."""
+        if self.network is None:
+            self.masks.mask_gradients()
+            self.optimizer.step()
+            self.masks.project()
+        else:
+            self.network.follow(self.masks)
+            self.network.step(self.optimizer)
 
     def autocast(self) -> torch.autocast:
         """Return the context in which the model computes."""
@@ -360,7 +405,8 @@ def step(run: Run, batch: Batch) -> None:
     started = time.perf_counter()
     replays = run.learner.replay(run)
     wanted = run.gradients_wanted()
-    loss, logits = run.backward(batch, replays, run.wants_terms())
+    positions = max(("masked", *wanted.values()), key=DENSITIES.index)
+    loss, logits = run.backward(batch, replays, positions, run.wants_terms())
     run.loss_sum += loss
     if run.device.type == "cpu" and not bool(torch.isfinite(loss)):
         raise Diverged("the loss", run.clock)
@@ -373,9 +419,7 @@ def step(run: Run, batch: Batch) -> None:
     run.sync_ledger()
     run.ledger.step(len(batch.labels), sum(len(images) for images, _, _ in replays), wanted)
     if proceed:
-        run.masks.mask_gradients()
-        run.optimizer.step()
-        run.masks.project()
+        run.update()
         run.learner.after_step(run)
     run.sparsity.after_step(run)
 
@@ -433,24 +477,34 @@ def evaluate(run: Run, seen: int) -> dict[str, list[float | None]]:
     """
     started = time.perf_counter()
     run.sync_ledger()
-    passes = run.learner.evaluation_passes(run.phase.index)
-    rows: dict[str, list[float | None]] = {"class_il": [], "task_il": []}
+    tasks = run.stream.tasks
     with evaluation_mode(run.model):
-        for task in run.stream.tasks:
-            view = run.sparsity.view(run, task.index) if run.sparsity.has_views else contextlib.nullcontext()
-            right = torch.zeros(2, dtype=torch.int64, device=run.device)
-            with view:
-                for index in task.test_index.split(EVALUATION_BATCH):
-                    labels = run.stream.test_labels[index].to(run.device)
-                    images = run.network_input(run.stream.test_images[index].to(run.device))
-                    with run.autocast():
-                        scores = run.learner.predict(run, images)
-                    own = scores[:, task.classes.start : task.classes.stop].argmax(1) + task.classes.start
-                    right[0] += (scores[:, :seen].argmax(1) == labels).sum()
-                    right[1] += (own == labels).sum()
-                    run.ledger.forward(EVALUATION, passes * len(labels))
-            class_il, task_il = (100 * right.cpu().double() / max(len(task.test_index), 1)).tolist()
-            rows["class_il"].append(None if run.task_il_only else class_il)
-            rows["task_il"].append(task_il)
+        if run.sparsity.has_views:
+            found = []
+            for task in tasks:
+                with run.sparsity.view(run, task.index):
+                    found.append(_scores(run, task.test_index))
+        else:  # all tasks in large batches
+            together = _scores(run, torch.cat([task.test_index for task in tasks]))
+            found = list(together.split([len(task.test_index) for task in tasks]))
+    rows: dict[str, list[float | None]] = {"class_il": [], "task_il": []}
+    for task, scores in zip(tasks, found, strict=True):
+        labels = run.stream.test_labels[task.test_index].to(run.device)
+        own = scores[:, task.classes.start : task.classes.stop].argmax(1) + task.classes.start
+        right = torch.stack([(scores[:, :seen].argmax(1) == labels).sum(), (own == labels).sum()])
+        class_il, task_il = (100 * right.cpu().double() / max(len(labels), 1)).tolist()
+        rows["class_il"].append(None if run.task_il_only else class_il)
+        rows["task_il"].append(task_il)
     run.seconds["evaluation"] += time.perf_counter() - started
     return rows
+
+
+def _scores(run: Run, index: Tensor) -> Tensor:
+    """Return the scores (N, classes) of the test images at ``index`` (N,), and pay for them."""
+    found = []
+    for part in index.split(EVALUATION_BATCH):
+        images = run.network_input(run.stream.test_images[part].to(run.device))
+        with run.autocast():
+            found.append(run.learner.predict(run, images))
+    run.ledger.forward(EVALUATION, run.learner.evaluation_passes(run.phase.index) * len(index))
+    return torch.cat(found)

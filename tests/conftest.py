@@ -57,12 +57,12 @@ def toy_run() -> Callable[..., SimpleNamespace]:
 
 @pytest.fixture(scope="session")
 def small_cell() -> Callable[..., cell.Cell]:
-    """Return a maker of cells that run in a fraction of a second."""
+    """Return a maker of cells that run in a fraction of a second, by PyTorch's kernels unless told otherwise."""
 
     def make(method: str, sparsity: float | None = None, seed: int = 0, **fields: Any) -> cell.Cell:
         if sparsity is None:
             sparsity = 0.75 if methods.get(method).is_sparse else 0.0
-        values: dict[str, Any] = {"buffer": 20, "width": 4, "epochs": 2, "batch_size": 64} | fields
+        values: dict[str, Any] = {"buffer": 20, "width": 4, "epochs": 2, "batch_size": 64, "kernel": "dense"} | fields
         return resolve.make("split-digits", method, sparsity, values.pop("buffer"), seed, **values)
 
     return make

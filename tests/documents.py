@@ -17,6 +17,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import launching
+
 TOP = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(?:<!-- (?P<what>file|edit): (?P<path>\S+) -->\n)?```(?P<kind>\w+)\n(?P<text>.*?)```", re.DOTALL)
 
@@ -70,7 +72,7 @@ def links(page: Path) -> list[str]:
 
 def _run(command: str, folder: Path, less: Mapping[str, str]) -> str:
     environment = {
-        **os.environ,
+        **launching.without_make(os.environ),
         "PATH": f"{folder / '.venv/bin'}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(folder),
         "CORES": "2",

@@ -28,7 +28,7 @@ def test_parameters_are_those_of_the_name_and_of_the_stream(capsys) -> None:
     plain = printed(capsys, "methods", "rigl-erk-er", "--parameters")
     assert "rigl.distribution = erk:" in plain
     assert "rigl.interval = 100:" in plain
-    assert "rigl.interval = 6:" in printed(capsys, "methods", "rigl-erk-er", "--stream", "split-digits")
+    assert "rigl.interval = 12:" in printed(capsys, "methods", "rigl-erk-er", "--stream", "split-digits")
 
 
 def test_values_on_a_stream_are_those_of_its_cells() -> None:

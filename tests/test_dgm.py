@@ -84,11 +84,11 @@ def test_a_run_lets_the_most_important_learn_and_nothing_else_move(name, small_c
     original = trainer.Run.backward
     refreshed = moved = 0
 
-    def watched(run, batch, replays, by_term=False):
+    def watched(run, batch, replays, positions="dense", by_term=False):
         before.update({n: p.detach().clone() for n, p in run.masks.parameters.items()})
         terms.clear()
         terms.update(float64.gradients(run, batch, replays) if by_term else {})
-        return original(run, batch, replays, by_term)
+        return original(run, batch, replays, positions, by_term)
 
     def after(run) -> None:
         nonlocal refreshed, moved

@@ -93,9 +93,9 @@ def test_when_replay_begins(learner: str, start: str, first: int, small_cell, ru
     replayed = []
     original = trainer.Run.backward
 
-    def watched(run, batch, replays, by_term=False):
+    def watched(run, batch, replays, positions="dense", by_term=False):
         replayed.append([len(labels) for _, labels, _ in replays])
-        return original(run, batch, replays, by_term)
+        return original(run, batch, replays, positions, by_term)
 
     monkeypatch.setattr(trainer.Run, "backward", watched)
     run_steps(small_cell(learner, params={"protocol.replay_start": start}), 14)

@@ -99,6 +99,54 @@ def test_an_update_by_hand(toy_run) -> None:
     assert (grown[[1, 5, 6, 7, 8, 9]] == 0).all()
 
 
+@pytest.mark.parametrize(("zeros", "weights"), [("keep", 4), ("drop", 3)])
+def test_live_weights_of_value_0_at_an_update(zeros: str, weights: int, toy_run) -> None:
+    """Of ten weights five exist: 0.9, 0.8, 0.7, 0 with a gradient of 2, and 0.1, which is the least important one.
+
+    Pruned to s = 0.6 the four others stay, or three of them where a weight of value 0 does not count as one. With
+    growth to s = 0.5 there are five again either way; the released code's last update grows nothing.
+    """
+    values = torch.tensor([0.9, 0.8, 0.7, 0.0, 0.1, 0, 0, 0, 0, 0])
+    for grow_to, expected in ((0.6, weights), (0.5, 5)):
+        run = toy_run({"a": values}, sparsity=0.5, epochs=6, epoch=3)
+        run.masks.adopt({"a": torch.arange(10) < 5})
+        tdm = TDM(zeros=zeros)
+        gradient = torch.zeros(10).index_fill_(0, torch.tensor([3]), 2.0)
+        tdm._sums, tdm._batches = {"stream": {"a": gradient}}, 1
+        tdm._update(run, 0.6, grow_to)
+        mask = run.masks.weight["a"]
+        assert mask[:3].all()
+        assert int(mask.sum()) == expected
+        assert run.updates == [(1 if zeros == "keep" else 2, expected - weights)]
+        if grow_to == 0.6:
+            assert mask.tolist()[3:5] == [zeros == "keep", False]
+
+
+def test_how_many_weights_there_are_after_the_last_update_depends_on_the_data(small_cell, run_steps) -> None:
+    """Planned before: nothing while no growth makes up for what is 0, and never more than the schedule says."""
+    params = {"tdm.schedule": "released", "tdm.zeros": "drop", "tdm.interval": 1, "tdm.p_inter": 0.1}
+    container = MaskSet({"a": torch.nn.Parameter(torch.zeros(100))})
+    tdm = TDM(schedule="released", zeros="drop", interval=1, p_inter=0.1)
+    planned = [tdm.planned_counts(container, 0.75, Clock(tasks=5, epochs=3, epoch=epoch)) for epoch in range(4)]
+    assert planned == [{"a": 35}, {"a": 25}, None, None]
+    one = Clock(tasks=5, epochs=1, epoch=1)  # a task of one epoch is expanded to its end
+    assert tdm.planned_counts(container, 0.75, one) is None
+    assert tdm.planned_counts(container, 0.0, one) == {"a": 100}
+    left = []
+
+    def watch(run: trainer.Run) -> None:
+        if run.clock.epoch == 2:
+            left.append(
+                sum(run.masks.counts().values()) / sum(keep_count(m.numel(), 0.75) for m in run.masks.weight.values())
+            )
+
+    run_steps(
+        small_cell("sparcl-derpp", epochs=3, params=params | {"dgm.refresh": 1000, "dgm.sparsity": 0.9}), None, watch
+    )
+    assert 0.5 < min(left) < 0.99
+    assert max(left) <= 1
+
+
 def test_merged_importance_lets_terms_cancel(toy_run) -> None:
     """The released code's |w| + alpha |g_current + g_memory| sees 0 where the paper's two terms see 2."""
     weights = torch.tensor([0.5, 0.6, 0.7, 0.8, 0, 0, 0, 0])
@@ -206,10 +254,10 @@ def test_a_run_removes_the_least_important(learner: str, schedule: str, small_ce
     updates = []
     original, update = trainer.Run.backward, TDM._update
 
-    def watched(run, batch, replays, by_term=False):
+    def watched(run, batch, replays, positions="dense", by_term=False):
         terms.clear()
         terms.update(float64.gradients(run, batch, replays) if by_term else {})
-        return original(run, batch, replays, by_term)
+        return original(run, batch, replays, positions, by_term)
 
     def checked(self, run, prune_to, grow_to):
         for name, weight in run.masks.parameters.items():

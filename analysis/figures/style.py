@@ -58,6 +58,7 @@ LEARNERS = {
     "ewc": (GREY, "1"),
     "lwf": (GREY, "2"),
     "agem": (GREY, "+"),
+    "agem_r": (GREY, "P"),
     "icarl": (GREY, "3"),
     "fdr": (GREY, "4"),
     "packnet": (GREY, "|"),

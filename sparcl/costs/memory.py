@@ -9,6 +9,7 @@
   stands together under ``optimizer``; plain SGD adds nothing.
 
 The plan knows shapes, the record what a run held; neither holds the result, so a corrected rule changes tables only.
+:func:`stored` is of the trained model on disk.
 """
 
 from __future__ import annotations
@@ -54,6 +55,23 @@ def suite(
         "optimizer": state,
     }
     return parts | {"total": sum(parts.values())}
+
+
+def stored(dense_parameters: int, buffers: int, layers: Iterable[tuple[int, int]]) -> dict[str, int]:
+    """Return the bytes of a trained model's tensors on disk: ``dense``, and ``sparse`` as a model file stores them.
+
+    A model file (:mod:`sparcl.running.model_file`) keeps of a layer with a mask the values that are left and a bitmap.
+
+    Args:
+        dense_parameters: number of parameters that no mask covers.
+        buffers: bytes of the model's buffers (running statistics).
+        layers: per masked layer its size and the weights that are left.
+    """
+    dense = sparse = FLOAT * dense_parameters + buffers
+    for size, left in layers:
+        dense += FLOAT * size
+        sparse += FLOAT * left + ((size + 7) // 8 if left < size else 0)
+    return {"dense": dense, "sparse": sparse}
 
 
 def index_bytes(size: int, left: int) -> int:

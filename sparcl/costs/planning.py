@@ -109,8 +109,8 @@ def executed(cell: Cell) -> tuple[dict[str, Any], bool]:
             task, len(sizes), cell.epochs, cell.epochs, 0, nominal, cell.epochs * nominal, cell.epochs * nominal
         )
         final = parts.sparsity.planned_counts(container, cell.sparsity, end)
-        if final is not None:
-            book.set_weight_counts(final)
+        approximate |= final is None
+        book.set_weight_counts(masks.allocate(container.shapes, cell.sparsity) if final is None else final)
         for part in (parts.sparsity, parts.gradient, parts.data, parts.learner):
             part.plan_end_task(book, cell, task, size)
         _evaluation(book, plan, container, end)

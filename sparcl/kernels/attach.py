@@ -27,6 +27,18 @@ def shapes_of(model: Classifier) -> list[rule.Shape] | None:
     ]  # fmt: skip
 
 
+def resolved(model: Classifier, kernel: str, sparsity: float, precision: str, device: str) -> dict[str, str | None]:
+    """Return {"kernel", "instruction_set"} that :func:`attach` gives ``model`` on this machine.
+
+    Raises:
+        ValueError: "sparse" where it cannot run.
+    """
+    chosen = rule.resolve(kernel, shapes_of(model), 1 - sparsity, precision, device)
+    if chosen == "dense" or not library.available():
+        return {"kernel": "dense", "instruction_set": None}
+    return {"kernel": "sparse", "instruction_set": library.instruction_set()}
+
+
 def attach(model: Classifier, kernel: str, sparsity: float, precision: str, device: str) -> Network | None:
     """Return the sparse kernel for ``model`` if ``kernel`` says so and it is compiled here, None for the dense one.
 
@@ -49,10 +61,3 @@ def _say_once() -> None:
         "the sparse kernel is not compiled here, the dense one runs; with a C compiler: python -m sparcl.kernels.build",
         stacklevel=3,
     )
-
-
-def describe(network: Network | None) -> dict[str, str | None]:
-    """Return {"kernel", "instruction_set"} of a run, for its record; the dense kernel is PyTorch's."""
-    if network is None:
-        return {"kernel": "dense", "instruction_set": None}
-    return {"kernel": "sparse", "instruction_set": library.instruction_set()}

@@ -110,8 +110,7 @@ class Workload:
             self.network = Network(self.model)
             self.network.accumulate = True
         self.network.follow(self.masks)
-        self.network.zero_gradients()
-        self.model.head.zero_grad(set_to_none=False)
+        self.network.zero_gradients(self.optimizer)
         self.loss(self.network.features(self.passes)).backward()
         self.network.step(self.optimizer)
 

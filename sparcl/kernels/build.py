@@ -20,6 +20,7 @@ HERE = Path(__file__).parent
 SOURCES = tuple(HERE / "csrc" / name for name in (
     "loops_plain.c", "loops_avx2.c", "loops_avx512.c", "network.c", "threads.c",
 ))  # fmt: skip
+HEADERS = tuple(HERE / "csrc" / name for name in ("kernels.h", "loops.h", "network.h"))
 
 
 def compiler() -> list[str] | None:

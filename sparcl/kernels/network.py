@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,7 +27,8 @@ from sparcl.masks import MaskSet
 from sparcl.optimizer import SGD
 
 EVALUATION_FLOATS = 1 << 26  # of the area of an evaluation batch
-LAYOUTS = 4  # sizes of passes whose areas are kept
+LAYOUTS = 64  # sizes of passes whose description is kept
+POOLS = 4  # numbers of blocks and passes whose areas are kept
 Positions = Literal["masked", "weights", "dense"]
 
 
@@ -169,7 +170,7 @@ def _plain(model: models.ConvNet) -> list[Convolution]:
 
 
 class _Batch:
-    """Buffers and layout for passes of given sizes, for one network."""
+    """Where things lie for passes of given sizes, for one network; equal ``key``, equal places."""
 
     def __init__(self, layers: Sequence[Convolution], sizes: tuple[int, ...]):
         if any(size < 1 for size in sizes):
@@ -186,9 +187,11 @@ class _Batch:
         self.rows: Tensor | None = None if len(rows) == len(lanes) else rows
         self.lanes = aligned(lanes)
         self.groups = len(sizes)
+        self.key = (self.blocks, self.groups)
         self.outputs = layers[-1].conv.out_channels
         self.structures: Any = None
         self.call: NetworkCall | None = None
+        self.filled: Any = None  # what the structures were last filled with
 
         self._size = 0
         first = layers[0]
@@ -202,7 +205,7 @@ class _Batch:
             statistics = self._size
             self._size += -(-4 * self.groups * shape[0] // LANES) * LANES
             self.saved_offsets.append((y, z, pooled, statistics))
-        self.areas = Areas(self._size)
+        self.saved_size = self._size
 
         self._size = 0
         buffers: dict[str, int] = {}
@@ -215,7 +218,6 @@ class _Batch:
             pooled = self._reserve(shape[0], shape[1] // 2, shape[2] // 2) if layer.pool == 1 else 0
             self.work_offsets.append((buffers[layer.buffers[0]], buffers[layer.buffers[1]], pooled))
         self.work_size = self._size
-        self.work: Tensor | None = None
 
     def _reserve(self, channels: int, rows: int, columns: int) -> int:
         at = self._size
@@ -261,7 +263,10 @@ class Network:
         self._gradients: dict[str, Tensor] = {}
         self._version = -1
         self._indices: dict[tuple[int, str], tuple[Tensor | None, Index]] = {}
+        self._changes = 0  # of the masks
         self._batches: dict[tuple[int, ...], _Batch] = {}
+        self._pools: dict[tuple[int, int], tuple[Areas, Areas]] = {}
+        self._descent: tuple[Any, Any, list[Tensor]] = (None, None, [])
         self._fresh = True
         self._written: dict[int, Index] = {}
         self._memory: dict[str, Tensor] = {}
@@ -277,6 +282,7 @@ class Network:
     def set_masks(self, weight: Mapping[str, Tensor], gradient: Mapping[str, Tensor] | None = None) -> None:
         """Use these bool masks, by parameter name: which weights exist, and which of them learn (default: all)."""
         self._weights, self._gradients = dict(weight), dict(gradient or {})
+        self._changes += 1
 
     def density(self) -> float:
         """Return the fraction of the convolutions' weights that exist."""
@@ -304,15 +310,13 @@ class Network:
         return known[1]
 
     def _evaluate(self, images: Tensor) -> Tensor:
-        """Return the features (N, D) in evaluation mode, where no image depends on another, in batches of one size."""
+        """Return the features (N, D) in evaluation mode, where no image depends on another, in large batches."""
         if self._largest is None:
-            one = _Batch(self.layers, (LANES,)).areas.size
+            one = _Batch(self.layers, (LANES,)).saved_size
             self._largest = max(1, min(32, EVALUATION_FLOATS // one)) * LANES
         found = []
         for part in images.split(self._largest):
-            filled = part if len(part) == self._largest else part.new_zeros(self._largest, *part.shape[1:])
-            filled[: len(part)] = part
-            found.append(self.forward([filled], [False] * len(self.layers))[0][: len(part)])
+            found.append(self.forward([part], [False] * len(self.layers))[0])
         return torch.cat(found)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
@@ -321,14 +325,18 @@ class Network:
 
     # -- passes --------------------------------------------------------------------------------------------------------
     def features(self, passes: Sequence[Tensor]) -> list[Tensor]:
-        """Return the features (n, D) of every pass (n, C, H, W), float32.
+        """Return the features (n, D) of every pass (n, C, H, W), float32."""
+        return list(self.joined(passes).split([len(images) for images in passes]))
+
+    def joined(self, passes: Sequence[Tensor]) -> Tensor:
+        """Return the features (sum n, D) of all passes (n, C, H, W), float32.
 
         In training mode every pass is normalized by its own batch statistics, and the running statistics see the
         passes one after another, as in calls of ``model.features`` on each of them.
         """
         sizes = [len(images) for images in passes]
         if not torch.is_grad_enabled() and not any(self.training()):
-            return list(self._evaluate(torch.cat(list(passes))).split(sizes))
+            return self._evaluate(torch.cat(list(passes)))
         parameters, training = self.parameters(), self.training()
         if self.accumulate:
             anchor = next((p for p in parameters if p.requires_grad), parameters[0])
@@ -337,7 +345,7 @@ class Network:
             found, saved = features(list(passes), parameters, training, self.handle)
         if any(training):
             self.update_running(tuple(sizes), saved)
-        return list(found.split(sizes))
+        return found
 
     def usable(self, images: Tensor) -> bool:
         """Say whether ``model.features(images)`` may be computed here: float32 on the CPU, no hooks."""
@@ -357,18 +365,20 @@ class Network:
         own: dict[str, Any] = self._norms[i]._parameters
         return self._convs[i].weight, own["weight"], own["bias"]
 
-    def zero_gradients(self) -> None:
-        """With ``accumulate``: let the next backward pass overwrite the gradients of the convolutional part."""
+    def zero_gradients(self, optimizer: SGD) -> None:
+        """Make every gradient 0; with ``accumulate`` the next backward pass overwrites those it computes instead."""
+        own = {id(p) for p in self.parameters() if p.requires_grad} if self.accumulate else set()
+        gradients = [p.grad for p in optimizer.parameters if p.grad is not None and id(p) not in own]
+        if gradients:
+            torch._foreach_zero_(gradients)
         self._fresh = True
 
     def _batch(self, sizes: tuple[int, ...]) -> _Batch:
-        if sizes in self._batches:
-            self._batches[sizes] = self._batches.pop(sizes)  # the least recently used goes first
-        else:
-            if len(self._batches) == LAYOUTS:
-                self._batches.pop(next(iter(self._batches)))
-            self._batches[sizes] = _Batch(self.layers, sizes)
-        return self._batches[sizes]
+        return _recent(self._batches, sizes, LAYOUTS, lambda: _Batch(self.layers, sizes))
+
+    def _pool(self, batch: _Batch) -> tuple[Areas, Areas]:
+        """Return where a batch's saved area and the backward pass's working area come from."""
+        return _recent(self._pools, batch.key, POOLS, lambda: (Areas(batch.saved_size), Areas(batch.work_size)))
 
     # -- calls of the library ------------------------------------------------------------------------------------------
     def training(self) -> list[bool]:
@@ -380,6 +390,17 @@ class Network:
         call = batch.call
         if call is None:
             call = batch.call = self._describe(batch)
+        parameters = self.parameters()
+        filled = (self._changes, library.instruction_set(), training, [p.data_ptr() for p in parameters])
+        if batch.filled != filled:
+            self._fill(batch, training)
+            batch.filled = filled
+        call.threads = torch.get_num_threads()
+        call.saved = saved.data_ptr()
+        return call
+
+    def _fill(self, batch: _Batch, training: Sequence[bool]) -> None:
+        """Name the weights' indices and the addresses of parameters and running statistics."""
         for i, (norm, s) in enumerate(zip(self._norms, batch.structures, strict=True)):
             s.index = s.gradient_index = self._index(i, "weights").pointer
             s.training, s.eps, s.momentum = training[i], norm.eps, norm.momentum
@@ -392,9 +413,6 @@ class Network:
                 buffers["running_mean"].data_ptr(), buffers["running_var"].data_ptr(),
                 buffers["num_batches_tracked"].data_ptr(),
             )  # fmt: skip
-        call.threads = torch.get_num_threads()
-        call.saved = saved.data_ptr()
-        return call
 
     def _describe(self, batch: _Batch) -> NetworkCall:
         batch.structures = (Layer * len(self.layers))()
@@ -431,7 +449,7 @@ class Network:
         """Return features (sum n, D) and the saved area; what the operator ``sparcl::features`` computes."""
         loops = library.require()
         batch = self._batch(tuple(len(images) for images in passes))
-        saved = batch.areas.take()
+        saved = self._pool(batch)[0].take()
         call = self._prepare(batch, saved, training)
         self._lend(call)
         for images, start in zip(passes, batch.starts, strict=True):
@@ -459,9 +477,8 @@ class Network:
         loops = library.require()
         batch = self._batch(sizes)
         call = self._prepare(batch, saved, training)
-        if batch.work is None:
-            batch.work = Areas(batch.work_size).take()
-        call.work = batch.work.data_ptr()
+        work = self._pool(batch)[1].take()
+        call.work = work.data_ptr()
         call.first = wanted.index(True) // 3
         call.add = int(self.accumulate and not self._fresh)
         found: list[Tensor] = []
@@ -492,12 +509,27 @@ class Network:
         Weights that do not exist, and their momentum, must be 0, as :class:`~sparcl.masks.MaskSet` leaves them. Weight
         decay is the caller's to add to the gradients.
         """
+        pairs = [(p, p.grad) for p in optimizer.parameters if p.grad is not None]
+        key = (
+            self._changes, library.instruction_set(), [(p.data_ptr(), g.data_ptr()) for p, g in pairs],
+            [optimizer.momenta[p].data_ptr() for p, _ in pairs if p in optimizer.momenta],
+        )  # fmt: skip
+        if self._descent[0] != key:
+            moved, held = self._moved(optimizer, pairs)
+            # Momentum may just have been made; a gradient in another memory format is copied at every step.
+            again = len(key[3]) != len(optimizer.momenta) or not all(_same_layout(g, p) for p, g in pairs)
+            self._descent = (None if again else key, moved, held)
+        moved = self._descent[1]
+        library.require().sgd_step(
+            moved, len(moved), optimizer.learning_rate, optimizer.momentum, torch.get_num_threads()
+        )
+
+    def _moved(self, optimizer: SGD, pairs: Sequence[tuple[nn.Parameter, Tensor]]) -> tuple[Any, list[Tensor]]:
+        """Return the C description of a step, and the tensors that it points to."""
         numbers = {name: i for i, name in enumerate(self._names)}
         moved: list[Descent] = []
         held: list[Tensor] = []
-        for parameter in optimizer.parameters:
-            if parameter.grad is None:
-                continue
+        for parameter, given in pairs:
             name = self._parameter_names.get(id(parameter), "")
             momentum = None
             if optimizer.momentum:
@@ -506,7 +538,7 @@ class Network:
                     momentum = optimizer.momenta[parameter] = torch.zeros_like(parameter).detach()
                 elif not _same_layout(momentum, parameter):
                     momentum = optimizer.momenta[parameter] = torch.empty_like(parameter).copy_(momentum).detach()
-            gradient = _like(parameter.grad, parameter)
+            gradient = _like(given, parameter)
             learning = self._gradients.get(name)
             learning = None if learning is None else _like(learning, parameter)
             held += [t for t in (gradient, learning) if t is not None]
@@ -520,10 +552,7 @@ class Network:
                     parameter.numel(),
                 )
             )
-        library.require().sgd_step(
-            (Descent * len(moved))(*moved), len(moved), optimizer.learning_rate, optimizer.momentum,
-            torch.get_num_threads(),
-        )  # fmt: skip
+        return (Descent * len(moved))(*moved), held
 
     def _place(self, parameter: Tensor, i: int, index: Index | None) -> Tensor:
         """Return the tensor that receives a gradient; where ``index`` has no weight it is 0."""
@@ -552,6 +581,17 @@ def _like(values: Tensor, parameter: Tensor) -> Tensor:
     return torch.empty_like(parameter, dtype=values.dtype).copy_(values)
 
 
+def _recent(kept: dict[Any, Any], key: Any, most: int, make: Callable[[], Any]) -> Any:
+    """Return what ``kept`` has for ``key``, made if need be; of more than ``most`` the least recently used goes."""
+    if key in kept:
+        kept[key] = kept.pop(key)
+    else:
+        if len(kept) == most:
+            kept.pop(next(iter(kept)))
+        kept[key] = make()
+    return kept[key]
+
+
 _networks: weakref.WeakValueDictionary[int, Network] = weakref.WeakValueDictionary()
 
 
@@ -575,7 +615,7 @@ def features(
 def _(passes: list[Tensor], parameters: list[Tensor], training: list[bool], network: int) -> tuple[Tensor, Tensor]:
     batch = _networks[network]._batch(tuple(len(images) for images in passes))
     new = passes[0].new_empty
-    return new((sum(batch.sizes), batch.outputs)), new((batch.areas.size,))
+    return new((sum(batch.sizes), batch.outputs)), new((batch.saved_size,))
 
 
 @torch.library.custom_op("sparcl::features_backward", mutates_args=(), device_types="cpu")

@@ -11,6 +11,7 @@ class FineTune(Learner):
     """Trains on the stream alone: the lower bound. Loss: cross-entropy of the stream batch."""
 
     family = "bound"
+    outputs_only = True
 
 
 @learner("joint", "Joint")
@@ -21,4 +22,5 @@ class Joint(Learner):
     """
 
     family = "bound"
+    outputs_only = True
     offline = True

@@ -6,15 +6,17 @@ information:
     loss = CE(z(x), y) + lambda sum_i F_i (theta_i - theta*_i)^2
     F   <- gamma F + 1/N sum_n (d log p(y_n | x_n) / d theta)^2        after each task, over its N training images
 
-The factor lambda without Kirkpatrick's 1/2 is mammoth's, whose tuned values are used; its further weight of a sample
-by the predicted probability of its label is not in the papers and is left out. p is the softmax that the stream's
-loss trains (over the task's classes under a single head). The Fisher is taken with the un-augmented images in eval
-mode.
+p is the softmax that the stream's loss trains (over the task's classes under a single head). The Fisher information is
+taken with the un-augmented images in eval mode, and unweighted, as in the papers. mammoth's is another quantity: of
+augmented images, one at a time in training mode, over all outputs, each weighted by the predicted probability of its
+label. So its lambda (which has no 1/2 either) means nothing here.
 
-The gradient step on the penalty diverges once lr * lambda * F exceeds 1 for some weight. With ``step: implicit`` the
-penalty acts by its proximal step after each step on the stream's loss, which is the same to first order and stable:
+The penalty acts by its proximal step, after each step on the stream's loss:
 
     theta <- (theta + 2 lr lambda F theta*) / (1 + 2 lr lambda F)
+
+which is the gradient step to first order and stable at any lambda. The gradient step itself (``step: explicit``)
+diverges once lr lambda F exceeds 1 for some weight, which happens on Split-CIFAR-10 at lambda = 10.
 
 In sparse training a weight that does not exist gets no Fisher information of that task and is anchored at 0. With
 ``step: explicit`` the penalty is the term called ``memory``, so TDM and DGM weigh its gradient as they weigh that of
@@ -91,7 +93,7 @@ class EWC(Learner):
     strength: float = parameter(10.0, "lambda, the weight of the penalty", low=0)
     gamma: float = parameter(1.0, "factor on the Fisher information so far when a task's is added", low=0, high=1)
     step: str = parameter(
-        "explicit", "how the penalty acts: by its gradient, or by its proximal step", choices=("explicit", "implicit")
+        "implicit", "how the penalty acts: by its proximal step, or by its gradient", choices=("implicit", "explicit")
     )
 
     def __init__(self, **values: Any):
@@ -102,7 +104,7 @@ class EWC(Learner):
     def terms(
         self, run: Run, images: Tensor, labels: Tensor, replays: list[Replay]
     ) -> tuple[dict[str, Tensor], Tensor]:
-        logits = run.model(images)
+        logits, *_ = run.logits(images)
         terms = {"stream": stream_loss(run, logits, labels)}
         if self.fisher and self.step == "explicit":
             terms["memory"] = self.strength * penalty(dict(run.model.named_parameters()), self.anchor, self.fisher)

@@ -12,7 +12,8 @@ head plays no part: every class has an output of its own.
 Exemplars (Algorithms 4 and 5): each of the C classes seen keeps ``buffer // C`` images, chosen one after the other so
 that the mean of their normalized features stays closest to the class's (herding); fewer are the first of these.
 
-Prediction (Algorithm 1): the class whose exemplars' mean feature, scaled to length 1, is nearest to the image's. A
+Prediction (Algorithm 1): the class whose exemplars' mean feature, scaled to length 1, is nearest to the image's (the
+authors' code and mammoth's average in the exemplars' mirror images, which is left out). A
 class that has no exemplars yet is never preferred to one that has; among themselves such classes are ranked by their
 outputs.
 """
@@ -84,6 +85,7 @@ class ICaRL(Learner):
     """
 
     uses_memory: ClassVar[bool] = True
+    outputs_only: ClassVar[bool] = True
     published_replay_batches: ClassVar[int] = 1
     refuses: ClassVar = {"data": "its exemplars are part of the pool that samples are removed from"}
 
@@ -119,7 +121,7 @@ class ICaRL(Learner):
     def terms(
         self, run: Run, images: Tensor, labels: Tensor, replays: list[Replay]
     ) -> tuple[dict[str, Tensor], Tensor]:
-        logits = run.model(images)
+        logits, *_ = run.logits(images)
         targets = self.targets[run.batch.positions]
         return {"stream": class_outputs_loss(logits, labels, targets, run.phase.classes)}, logits
 
@@ -152,7 +154,7 @@ class ICaRL(Learner):
         self.means = F.normalize(means, dim=1)
 
     def predict(self, run: Run, images: Tensor) -> Tensor:
-        features = run.model.features(images)
+        features = run.features(images)
         scores = run.model.head(features).double() - NEVER
         if len(self.means):
             near = F.normalize(features.float(), dim=1)

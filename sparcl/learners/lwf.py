@@ -6,8 +6,9 @@ of the past tasks, and T a temperature:
     loss = CE(z(x), y) - alpha sum_k softmax(z'(x) / T)_k log softmax(z(x) / T)_k
 
 The targets are recorded once, before the task's first step, in eval mode. The sum is averaged over the batch. The
-source's warm-up of the new classifier, which it does not find crucial to its method, is left out. mammoth trains the
-new classifier first and takes the stream's cross-entropy over all classes seen; here the protocol decides.
+source's warm-up of the new classifier, which it does not find crucial to its method, is left out (mammoth trains the
+new classifier first). CE is over the current task's classes under the protocol's single head; without it, over the
+classes seen so far, as in mammoth: the head has no outputs for classes that are still to come.
 
 Both parts come from one forward pass of the stream's batch and are one term for TDM and DGM, weighted by alpha.
 """
@@ -46,6 +47,7 @@ class LwF(Learner):
     """
 
     family = "regularization"
+    outputs_only = True
     alpha: float = parameter(1.0, "weight of the distillation", low=0)
     temperature: float = parameter(2.0, "temperature of the distillation", low=0.01)
 
@@ -62,8 +64,9 @@ class LwF(Learner):
     def terms(
         self, run: Run, images: Tensor, labels: Tensor, replays: list[Replay]
     ) -> tuple[dict[str, Tensor], Tensor]:
-        logits = run.model(images)
-        terms = {"stream": stream_loss(run, logits, labels)}
+        logits, *_ = run.logits(images)
+        seen = run.phase.classes.stop
+        terms = {"stream": stream_loss(run, logits[:, :seen], labels)}
         if len(self.targets):
             old = self.targets[run.batch.positions]
             past = distillation(logits[:, : old.shape[1]], old, self.temperature)

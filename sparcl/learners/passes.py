@@ -14,7 +14,7 @@ from sparcl.models import EVALUATION_BATCH, evaluation_mode
 @torch.no_grad()
 def logits(run: Run, images: Tensor, line: str) -> Tensor:
     """Return the logits (N, classes) of un-augmented uint8 ``images`` (N, C, H, W) in eval mode, paid on ``line``."""
-    return _collect(run, images, line, run.model)
+    return _collect(run, images, line, lambda part: run.logits(part)[0])
 
 
 @torch.no_grad()
@@ -23,7 +23,7 @@ def features(run: Run, images: Tensor, line: str) -> Tensor:
 
     A pass that stops before the last layer is paid as a whole one.
     """
-    found = _collect(run, images, line, run.model.features)
+    found = _collect(run, images, line, run.features)
     return torch.nn.functional.normalize(found, dim=1)
 
 

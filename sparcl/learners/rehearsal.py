@@ -30,6 +30,7 @@ class Rehearsal(Learner):
 
     uses_memory = True
     replay_batches = 1
+    outputs_only = True
 
     def replay(self, run: Run) -> list[Replay]:
         if len(run.memory) == 0 or (run.phase.index == 0 and run.protocol.replay_start == "second-task"):
@@ -47,11 +48,11 @@ class ER(Rehearsal):
     def terms(
         self, run: Run, images: Tensor, labels: Tensor, replays: list[Replay]
     ) -> tuple[dict[str, Tensor], Tensor]:
-        logits = run.model(images)
+        logits, *past = run.logits(images, *(replayed for replayed, _, _ in replays))
         terms = {"stream": stream_loss(run, logits, labels)}
         if replays:
-            ((past, past_labels, _),) = replays
-            terms["memory"] = self.weight * F.cross_entropy(run.model(past), past_labels)
+            ((_, past_labels, _),) = replays
+            terms["memory"] = self.weight * F.cross_entropy(past[0], past_labels)
         return terms, logits
 
 
@@ -64,11 +65,11 @@ class DER(Rehearsal):
     def terms(
         self, run: Run, images: Tensor, labels: Tensor, replays: list[Replay]
     ) -> tuple[dict[str, Tensor], Tensor]:
-        logits = run.model(images)
+        logits, *past = run.logits(images, *(replayed for replayed, _, _ in replays))
         terms = {"stream": stream_loss(run, logits, labels)}
         if replays:
-            ((past, _, past_logits),) = replays
-            terms["memory"] = self.alpha * F.mse_loss(run.model(past), past_logits)
+            ((_, _, past_logits),) = replays
+            terms["memory"] = self.alpha * F.mse_loss(past[0], past_logits)
         return terms, logits
 
 
@@ -83,10 +84,10 @@ class DERpp(Rehearsal):
     def terms(
         self, run: Run, images: Tensor, labels: Tensor, replays: list[Replay]
     ) -> tuple[dict[str, Tensor], Tensor]:
-        logits = run.model(images)
+        logits, *past = run.logits(images, *(replayed for replayed, _, _ in replays))
         terms = {"stream": stream_loss(run, logits, labels)}
         if replays:
-            (first, _, first_logits), (second, second_labels, _) = replays
-            matching = F.mse_loss(run.model(first), first_logits)
-            terms["memory"] = self.alpha * matching + self.beta * F.cross_entropy(run.model(second), second_labels)
+            (_, _, first_logits), (_, second_labels, _) = replays
+            matching = F.mse_loss(past[0], first_logits)
+            terms["memory"] = self.alpha * matching + self.beta * F.cross_entropy(past[1], second_labels)
         return terms, logits

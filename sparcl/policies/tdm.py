@@ -15,9 +15,11 @@ The gradients are those of the last ``batches`` training steps before an update,
 What the released code does instead is available by name: ``importance: merged`` is |w| + alpha |g| with the gradient
 of the whole loss on one batch after gradient masking; ``schedule: released`` expands in the first task too, uses
 ``p_inter`` for both proportions there, and stops growing in a task's last interval; ``init: magnitude`` draws the
-initial mask by the magnitude of the random weights. The paper asks of the initial mask only that it has the right
-density; a random one is the default, since magnitudes of random weights say nothing and cost accuracy on Split-Digits
-(docs/methods.md).
+initial mask by the magnitude of the random weights; ``zeros: drop`` takes a weight that exists and is exactly 0 at an
+update for one that does not (its position may be grown again at once), so that an update without growth leaves fewer
+weights than the schedule says. The bundle ``sparcl-released`` has them all. The paper asks of the initial mask only
+that it has the right density; a random one is the default, since magnitudes of random weights say nothing and cost
+accuracy on Split-Digits (docs/methods.md).
 """
 
 from __future__ import annotations
@@ -56,13 +58,18 @@ class TDM(SparsityPolicy):
     beta: float = parameter(1.0, "coefficient of the memory's gradient", low=0)
     p_inter: float = parameter(0.01, "share of a layer's weights that a new task adds", low=0, high=1)
     p_intra: float = parameter(0.005, "share of a layer's weights replaced at each update", low=0, high=1)
-    interval: int = parameter(5, "epochs between updates", low=1)
+    interval: int = parameter(5, "epochs between updates", low=1, duration=True)
     batches: int = parameter(1, "training steps whose gradients enter the importance", low=1)
     importance: str = parameter(
         "two-term", "the paper's two terms or the code's merged one", choices=("two-term", "merged")
     )
     schedule: str = parameter("paper", "the paper's schedule or the released code's", choices=("paper", "released"))
     init: str = parameter("random", "initial mask", choices=("random", "magnitude"))
+    zeros: str = parameter(
+        "keep",
+        "weights that exist and are exactly 0 at an update, which the released code drops",
+        choices=("keep", "drop"),
+    )
     distribution: str = DISTRIBUTION
 
     def __init__(self, **values: Any):
@@ -125,7 +132,10 @@ class TDM(SparsityPolicy):
         return self.sparsity_at(clock.task, clock.epoch, clock.epochs, run.cell.sparsity) != run.cell.sparsity
 
     def _update(self, run: Run, prune_to: float, grow_to: float) -> None:
-        """Prune every layer to ``prune_to`` by lowest importance, then grow to ``grow_to`` at random."""
+        """Prune every layer to ``prune_to`` by lowest importance, then grow to ``grow_to`` at random.
+
+        Where both are equal nothing grows, also not in place of what ``zeros: drop`` has taken.
+        """
         shapes = run.masks.shapes
         kept = masks.allocate(shapes, prune_to, self.distribution)
         grown = masks.allocate(shapes, grow_to, self.distribution)
@@ -134,7 +144,12 @@ class TDM(SparsityPolicy):
             score = self._importance(run, name)
             count = min(kept[name], int(mask.sum()))
             smaller[name] = masks.top_k(score, count, run.generator("prune"), among=mask)
+            if self.zeros == "drop":
+                smaller[name] &= run.masks.parameters[name].detach() != 0
         pruned = run.masks.replace(smaller).pruned
+        if prune_to == grow_to:
+            run.note_update(pruned, 0)
+            return
         larger = {
             name: mask | masks.random_k(~mask, max(grown[name] - int(mask.sum()), 0), run.generator("grow"))
             for name, mask in smaller.items()
@@ -158,9 +173,19 @@ class TDM(SparsityPolicy):
         self._sums, self._batches = {}, 0
 
     # -- plan and checkpoint ---------------------------------------------------------------------------------------
-    def planned_counts(self, masks_: MaskSet, sparsity: float, clock: Clock) -> dict[str, int]:
+    def planned_counts(self, masks_: MaskSet, sparsity: float, clock: Clock) -> dict[str, int] | None:
+        if self.zeros == "drop" and self._without_growth(sparsity, clock):
+            return None
         in_force = self.sparsity_at(clock.task, clock.epoch, clock.epochs, sparsity)
         return masks.allocate(masks_.shapes, in_force, self.distribution)
+
+    def _without_growth(self, sparsity: float, clock: Clock) -> bool:
+        """Return whether the last update before ``clock`` grew nothing."""
+        epoch = min(clock.epoch, clock.epochs - 1)
+        if epoch < clock.epoch and self.sparsity_at(clock.task, epoch, clock.epochs, sparsity) != sparsity:
+            return True  # expanded to the end of the task, which took the expansion back
+        update = self.update_at(clock.task, epoch - epoch % self.interval, clock.epochs, sparsity)
+        return update is not None and update[0] == update[1]
 
     def _ranks(self, sparsity: float, clock: Clock) -> bool:
         """Return whether the gradients of the step at ``clock`` enter the importance of the next update."""

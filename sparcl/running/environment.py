@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
 import os
 import platform
@@ -19,11 +21,21 @@ def prepare(cell: Cell, threads: int = 1) -> None:
     """Set the process up for a repeatable run: threads, deterministic kernels, precision of matrix products."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
+    _keep_freed_memory()
     torch.set_deterministic_debug_mode("error")  # torch.use_deterministic_algorithms would import the compiler
     deterministic: Any = torch.utils.deterministic
     deterministic.fill_uninitialized_memory = False
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = cell.precision == "tf32"
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Tell glibc to keep large blocks for the next step: a step allocates the same activations as the one before."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-4, 0)  # M_MMAP_MAX
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def hardware() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What determines a result: the cell, the code that computes it, the libraries' versions, and a folder's images.
+"""What determines a result: the cell, the code and the kernel that compute it, versions, and a folder's images.
 
 The code is what the run imports: the modules that the trainer, the method's components and the stream reach by import
 statements, and no others, so that a changed baseline changes the identity of its own cells only. Modules that only
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import dataclasses
 import functools
 import hashlib
 import importlib.metadata
@@ -22,6 +23,9 @@ from pathlib import Path
 
 from sparcl import methods, streams
 from sparcl.cell import Cell
+from sparcl.costs import planning
+from sparcl.errors import UserError
+from sparcl.kernels import attach, build
 
 TRAINER = "sparcl.trainer"
 NEUTRAL = {
@@ -34,17 +38,38 @@ NEUTRAL = {
 }
 """Modules that a run imports and whose code does not change what it does, each with the reason."""
 LIBRARIES = ("torch", "torchvision", "numpy")
+KERNELS = "sparcl.kernels"
+"""Modules of the sparse kernel: no part of a cell that runs the dense one."""
 
 
 def modules_of(cell: Cell) -> list[str]:
     """Return the modules whose code determines the cell's result."""
-    return list(_modules_of(cell.method, cell.stream))
+    return list(_modules_of(cell.method, cell.stream, kernel_of(cell)["kernel"] == "sparse"))
 
 
 @functools.cache
-def _modules_of(method: str, stream: str) -> tuple[str, ...]:
+def _modules_of(method: str, stream: str, is_sparse: bool) -> tuple[str, ...]:
     components = methods.get(method).components
-    return tuple(sorted(reached([TRAINER, *(c.__module__ for c in components)]) | set(streams.modules(stream))))
+    found = reached([TRAINER, *(c.__module__ for c in components)]) | set(streams.modules(stream))
+    return tuple(sorted(name for name in found if is_sparse or not name.startswith(KERNELS)))
+
+
+def kernel_of(cell: Cell) -> dict[str, str | None]:
+    """Return {"kernel", "instruction_set"}: what computes the cell's convolutions on this machine.
+
+    Raises:
+        UserError: the cell wants the sparse kernel where it cannot run.
+    """
+    return _kernel_of(dataclasses.replace(cell, seed=0))
+
+
+@functools.cache
+def _kernel_of(cell: Cell) -> dict[str, str | None]:
+    model = planning.setting(cell).model
+    try:
+        return attach.resolved(model, cell.kernel, cell.sparsity, cell.precision, cell.device)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def reached(starts: Iterable[str]) -> set[str]:
@@ -145,10 +170,20 @@ def versions() -> dict[str, str]:
 
 def code_of(cell: Cell) -> str:
     """Return the digest of the code that determines the cell's result."""
-    return _digest_of(_modules_of(cell.method, cell.stream))
+    is_sparse = kernel_of(cell)["kernel"] == "sparse"
+    return _digest_of(_modules_of(cell.method, cell.stream, is_sparse), is_sparse)
 
 
-_digest_of = functools.cache(code_digest)
+@functools.cache
+def _digest_of(modules: tuple[str, ...], is_sparse: bool) -> str:
+    digest = code_digest(modules)
+    return hashlib.sha256(f"{digest} {_loops_digest()}".encode()).hexdigest() if is_sparse else digest
+
+
+@functools.cache
+def _loops_digest() -> str:
+    """Return the SHA-256 of the C sources of the sparse kernel."""
+    return hashlib.sha256(b"".join(file.read_bytes() for file in build.SOURCES + build.HEADERS)).hexdigest()
 
 
 def contents(cell: Cell) -> str | None:
@@ -157,12 +192,12 @@ def contents(cell: Cell) -> str | None:
 
 
 def identity(cell: Cell, files: Callable[[Cell], str | None] = contents) -> str:
-    """Return the SHA-256 that a record of ``cell`` carries: cell, code, versions and the files of a folder together.
+    """Return the SHA-256 that a record of ``cell`` carries: cell, code, versions, kernel and a folder's files together.
 
     Args:
         files: returns the mark of the cell's files; a plan asks once for all its cells.
     """
-    content = {"cell": cell.as_dict(), "code": code_of(cell), "versions": versions()}
+    content = {"cell": cell.as_dict(), "code": code_of(cell), "versions": versions(), **kernel_of(cell)}
     mark = files(cell)
     if mark is not None:
         content["files"] = mark

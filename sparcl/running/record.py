@@ -76,11 +76,12 @@ class Masks(TypedDict):
 
 
 class Removal(TypedDict):
-    """Samples of a task removed at the end of an epoch, and how many remain."""
+    """Samples of a task removed at the end of an epoch, how many remain, and the share of them that ties decided."""
 
     epoch: int
     removed: int
     remaining: int
+    tied: float
 
 
 class Data(TypedDict):
@@ -117,11 +118,13 @@ class Place(TypedDict):
 
 
 class Provenance(TypedDict):
-    """SHA-256 of the code and of the images, and the versions of the libraries."""
+    """SHA-256 of the code and of the images, the versions of the libraries, and the kernel that ran."""
 
     code: str
     data: str
     versions: dict[str, str]
+    kernel: str
+    instruction_set: str | None
 
 
 class Hardware(TypedDict):

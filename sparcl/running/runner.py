@@ -22,7 +22,7 @@ from sparcl.cell import Cell
 from sparcl.components import Clock
 from sparcl.errors import RunError, UserError, one_line
 from sparcl.files import atomic
-from sparcl.running import checkpoint, environment, identity, record
+from sparcl.running import checkpoint, environment, identity, model_file, record
 from sparcl.running.record import Record
 from sparcl.trainer import Diverged, Interrupted, Run, train
 
@@ -60,6 +60,7 @@ def run_cell(
     data_root: str | Path | None = None,
     threads: int = 1,
     force: bool = False,
+    keep_model: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     watch: Callable[[Run], None] = lambda run: None,
     watch_task: Callable[[Run], None] = lambda run: None,
@@ -74,12 +75,17 @@ def run_cell(
     continues from its checkpoint, bit for bit. ``stop`` is asked after every step; once it says yes the run leaves a
     checkpoint and raises Interrupted. Of two processes that are to run the same cell one runs it and the other waits.
 
+    With ``keep_model`` the trained model stands beside the record (:mod:`sparcl.running.model_file`), unless the run
+    diverged; a finished record without its model does not count, and the cell runs again.
+
     Raises:
         UserError: bad data, code or data that changed since planning, a record of something else in the way, a damaged
             checkpoint, an unwritable folder.
         RunError: the run could not be finished; ``failed.json`` beside the record says why and where.
         Interrupted: stopped on request.
     """
+    if keep_model:
+        model_file.refuse(cell)
     folder = folder_of(cell, results)
     wanted = identity.identity(cell)
     if planned is not None and planned != wanted:
@@ -87,14 +93,16 @@ def run_cell(
             f"{cell.path}: code, library versions or data have changed since the cell was planned "
             f"(identity {wanted[:12]}, planned {planned[:12]}); start the run again"
         )
-    earlier = None if force else _finished(folder / RECORD, cell, wanted)
+    earlier = None if force else _finished(folder, cell, wanted, keep_model)
     environment.prepare(cell, threads)
     stream = streams.load(cell.stream, data_root, dict(cell.stream_options))
     if earlier is None:
         with _claimed(folder, stop):
-            earlier = None if force else _finished(folder / RECORD, cell, wanted)  # while this process waited
+            earlier = None if force else _finished(folder, cell, wanted, keep_model)  # while this process waited
             if earlier is None:
-                return _run(cell, stream, folder, wanted, threads, checkpoint_seconds, watch, watch_task, stop)
+                return _run(
+                    cell, stream, folder, wanted, threads, keep_model, checkpoint_seconds, watch, watch_task, stop
+                )
     elif (folder / CHECKPOINT).exists():
         with _claimed(folder, stop):  # left by a run that was killed after it wrote its record
             shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
@@ -103,15 +111,25 @@ def run_cell(
     return earlier
 
 
-def _finished(target: Path, cell: Cell, wanted: str) -> Record | None:
-    """Return the record at ``target``, or None where there is none; refuse one of another identity."""
+def _finished(folder: Path, cell: Cell, wanted: str, with_model: bool) -> Record | None:
+    """Return the record in ``folder``, or None where it, or the model that is asked for, is not there; refuse one of
+    another identity."""
+    target = folder / RECORD
     if not target.exists():
         return None
     found = record.read(target)
     if found["identity"] == wanted:
-        return found
+        has_model = (folder / model_file.FILE).exists() or found["diverged"] is not None
+        return found if has_model or not with_model else None
     what = "of other code or data"
-    for here, there in ((cell.as_dict(), found["cell"]), (identity.versions(), found["provenance"]["versions"])):
+    provenance = {
+        **found["provenance"]["versions"],
+        **{k: found["provenance"].get(k) for k in identity.kernel_of(cell)},
+    }
+    for here, there in (
+        (cell.as_dict(), found["cell"]),
+        ({**identity.versions(), **identity.kernel_of(cell)}, provenance),
+    ):
         different = sorted(key for key in {*here, *there} if here.get(key) != there.get(key))
         if different:
             key = different[0]
@@ -164,6 +182,7 @@ def _run(
     folder: Path,
     wanted: str,
     threads: int,
+    keep_model: bool,
     checkpoint_seconds: float,
     watch: Callable[[Run], None],
     watch_task: Callable[[Run], None],
@@ -195,8 +214,9 @@ def _run(
             raise Interrupted(cell.path)
 
     try:
-        with contextlib.suppress(OSError):
-            (folder / FAILED).unlink(missing_ok=True)
+        for left in (FAILED, model_file.FILE):
+            with contextlib.suppress(OSError):
+                (folder / left).unlink(missing_ok=True)
         diverged = None
         try:
             train(run, after_step, watch_task)
@@ -205,6 +225,8 @@ def _run(
             diverged = found
             print(f"diverged: {found}")
         seconds = time.perf_counter() - clock
+        if keep_model and diverged is None:
+            model_file.save(folder / model_file.FILE, run, wanted)
         complete = record.write(target, _record(run, wanted, diverged, started, seconds, threads))
     except RunError as error:
         with contextlib.suppress(RunError, UserError):  # where the disk is full, that is what must be told
@@ -286,6 +308,7 @@ def _record(
             "code": identity.code_of(cell),
             "data": run.stream.digest,
             "versions": identity.versions(),
+            **identity.kernel_of(cell),
         },
         "measured": {
             "started": started,

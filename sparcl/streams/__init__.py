@@ -3,7 +3,7 @@
 >>> info = describe("split-cifar10")               # sizes and normalization; needs no data on disk
 >>> stream = load("split-cifar10", root="data")    # downloads and decodes on first use
 
-Options (a mapping; every stream takes the first three):
+Options (a mapping; every stream takes the first four):
 
 ``class_order_seed``
     Integer: the classes are dealt to the tasks in the order
@@ -12,10 +12,15 @@ Options (a mapping; every stream takes the first three):
     data set's own order.
 ``tasks``
     Number of equal tasks; must divide the number of classes.
+``train_per_class``
+    Number of training images of each class that there are; the test set stays whole. Which ones is fixed: a
+    stratified draw that depends neither on a run's seed nor on class order or tasks, so that all methods and seeds
+    see the same data set, and fewer images are a part of more. Not the first in file order: neighbours may be alike
+    (a folder's files are sorted by name).
 ``validation``
     Fraction in (0, 1) of the training images, the same in every class, that is held out and *replaces the
     test set* (hyper-parameters are chosen on it; the test images are then not used at all). Which images
-    are held out is fixed.
+    are held out is fixed. With ``train_per_class`` they are a fraction of those.
 ``path``, ``size``, ``pad``, ``flip``
     Of the ``folder`` stream: see :mod:`sparcl.streams.sources.folder`.
 

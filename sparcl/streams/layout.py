@@ -16,6 +16,7 @@ from sparcl.streams.source import Facts
 from sparcl.streams.stream import Stream, StreamInfo, Task
 
 HOLD_OUT_SEED = 20220409
+SUBSET_SEED = 20221128
 
 
 def class_order(classes: int, seed: int | None) -> list[int]:
@@ -23,6 +24,19 @@ def class_order(classes: int, seed: int | None) -> list[int]:
     if seed is None:
         return list(range(classes))
     return [int(value) for value in np.random.RandomState(seed).permutation(classes)]
+
+
+def subset(labels: np.ndarray, per_class: int) -> np.ndarray:
+    """Return the rows, ascending, of ``per_class`` images of every class.
+
+    Drawn by a fixed permutation per class (as :func:`stratified_split`, with a seed of its own), so the choice depends
+    on the labels alone, and a smaller subset is part of a larger one.
+    """
+    kept = []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        kept.append(rows[np.random.RandomState([SUBSET_SEED, int(label)]).permutation(len(rows))[:per_class]])
+    return np.sort(np.concatenate(kept))
 
 
 def held_out_count(count: int, fraction: float) -> int:
@@ -56,7 +70,7 @@ def info(name: str, facts: Facts, options: Mapping[str, Any]) -> StreamInfo:
     """Return the description of the stream that ``options`` make of a data set.
 
     Raises:
-        UserError: ``tasks`` does not divide the number of classes.
+        UserError: ``tasks`` does not divide the number of classes, or a class has too few training images.
     """
     classes = len(facts.train_counts)
     tasks = options.get("tasks", facts.tasks)
@@ -67,6 +81,14 @@ def info(name: str, facts: Facts, options: Mapping[str, Any]) -> StreamInfo:
             f" {', '.join(divisors)}"
         )
     train, test = list(facts.train_counts), list(facts.test_counts)
+    if "train_per_class" in options:
+        wanted, fewest = options["train_per_class"], min(train)
+        if wanted > fewest:
+            raise UserError(
+                f"stream_options.train_per_class: expected at most {fewest}, the training images of class"
+                f" {train.index(fewest)} of {name}, got {wanted}"
+            )
+        train = [wanted] * classes
     if "validation" in options:
         test = [held_out_count(count, options["validation"]) for count in train]
         train = [count - held for count, held in zip(train, test, strict=True)]
@@ -101,13 +123,17 @@ def assemble(name: str, facts: Facts, options: Mapping[str, Any], images: Images
     head = np.empty(classes, dtype=np.int64)
     head[order] = np.arange(classes)
     train_images, train_labels = images.train_images, head[images.train_labels]
+    # Rows are chosen before classes are renumbered, so that the choice does not depend on the class order.
+    train_rows = np.arange(len(train_labels))
+    if "train_per_class" in options:
+        train_rows = subset(images.train_labels, options["train_per_class"])
     if "validation" in options:
-        # Split before renumbering, so that the images held out do not depend on the class order.
-        train_rows, test_rows = stratified_split(images.train_labels, options["validation"])
+        kept, held = stratified_split(images.train_labels[train_rows], options["validation"])
+        train_rows, test_rows = train_rows[kept], train_rows[held]
         test_images, test_labels = train_images, train_labels
     else:
         test_images, test_labels = images.test_images, head[images.test_labels]
-        train_rows, test_rows = np.arange(len(train_labels)), np.arange(len(test_labels))
+        test_rows = np.arange(len(test_labels))
 
     width = classes // description.tasks
     digest = hashlib.sha256(f"{images.digest}\n{order}\n{replace(description, name='', label='')}\n".encode())

@@ -8,13 +8,14 @@ from typing import Any
 from sparcl.errors import UserError, one_line, suggest
 from sparcl.streams.source import Source
 
-COMMON = ("class_order_seed", "tasks", "validation")
+COMMON = ("class_order_seed", "tasks", "train_per_class", "validation")
 
 
 def parse(source: Source, options: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the options that are set, checked; a value of ``None`` means "not set".
 
-    Whether ``tasks`` divides the classes is checked where the classes are known.
+    Whether ``tasks`` divides the classes, and whether a class has ``train_per_class`` images, is checked where the
+    classes are known.
 
     Raises:
         UserError: unknown key, wrong type or value out of range.
@@ -31,6 +32,7 @@ def parse(source: Source, options: Mapping[str, Any] | None) -> dict[str, Any]:
     values = {key: value for key, value in (options or {}).items() if value is not None}
     integer(values, "class_order_seed", 0, 2**32 - 1)
     integer(values, "tasks", 1, None)
+    integer(values, "train_per_class", 1, None)
     fraction = values.get("validation", 0.5)
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction < 1:
         raise fail("validation", "a fraction between 0 and 1 (both excluded)", fraction)

@@ -291,7 +291,8 @@ def record(item: Mapping[str, Any], diverged: tuple[int, int, int] | None = None
             "held_bytes": {"memory": 65 * cell_["buffer"], "state": 0},
         },
         "provenance": {"code": "c" * 64, "data": "d" * 64,
-                       "versions": {"python": "3.11.7", "torch": "2.14.1", "torchvision": "0.29.0", "numpy": "2.4.6"}},
+                       "versions": {"python": "3.11.7", "torch": "2.14.1", "torchvision": "0.29.0", "numpy": "2.4.6"},
+                       "kernel": "dense", "instruction_set": None},
         "measured": {
             "started": f"2026-01-01T00:00:{seed:02d}+00:00", "wall_seconds": 6.5 + s, "train_seconds": 5.0,
             "evaluation_seconds": 0.5, "peak_rss_bytes": 400_000_000, "resumed": 0, "threads": 1,

@@ -47,7 +47,7 @@ def test_every_number_of_a_record_is_in_the_table(tiny):
     plan, file = tiny
     path = record_path(file, plan)
     record = json.loads(path.read_text())
-    record["results"]["data"]["removed"][1] = [{"epoch": 3, "removed": 20, "remaining": 268}]
+    record["results"]["data"]["removed"][1] = [{"epoch": 3, "removed": 20, "remaining": 268, "tied": 0.75}]
     path.write_text(json.dumps(factory.sealed(record)))
     cell, results = plan["cells"][0], record["results"]
     rows = [row for row in rows_of(file) if row["path"] == cell["path"]]
@@ -76,6 +76,7 @@ def test_every_number_of_a_record_is_in_the_table(tiny):
         }
     assert found("removed", "task", "epoch") == {("1", "3"): 20}
     assert found("remaining", "task", "epoch") == {("1", "3"): 268}
+    assert found("removed_tied", "task", "epoch") == {("1", "3"): 0.75}
     assert list(found("presented", "task").values()) == results["data"]["presented"]
     assert found("loss", "task", "epoch") == {
         (str(t), str(e)): loss for t, losses in enumerate(results["losses"]) for e, loss in enumerate(losses)

@@ -25,7 +25,7 @@ def small():
     entry = factory.entry(factory.cell("sparcl-derpp", 0.9, 50, 0, epochs=1))
     body = factory.record(entry)
     body["results"]["masks"]["history"] = body["results"]["masks"]["history"][:1]
-    body["results"]["data"]["removed"][0] = [{"epoch": 0, "removed": 3, "remaining": 9}]
+    body["results"]["data"]["removed"][0] = [{"epoch": 0, "removed": 3, "remaining": 9, "tied": 0.0}]
     return entry, factory.sealed(body)
 
 

@@ -121,13 +121,13 @@ def test_a_run_updates_as_the_paper_says(learner: str, growth: str, small_cell, 
     checked = 0
     original = trainer.Run.backward
 
-    def watched(run, batch, replays, by_term=False):
+    def watched(run, batch, replays, positions="dense", by_term=False):
         before.update({n: p.detach().clone() for n, p in run.model.named_parameters()})
         before.update({f"mask {n}": m.clone() for n, m in run.masks.weight.items()})
         terms = float64.gradients(run, batch, replays)
         wanted = terms if growth == "loss" else {"stream": terms["stream"]}
         independent.update({n: sum(term[n] for term in wanted.values()) for n in run.masks.names})
-        return original(run, batch, replays, by_term)
+        return original(run, batch, replays, positions, by_term)
 
     def after(run) -> None:
         nonlocal checked

@@ -18,7 +18,7 @@ from sparcl.components import Clock
 from sparcl.costs import planning
 from sparcl.errors import UserError
 from sparcl.masks import MaskSet
-from sparcl.trainer import Run, evaluate
+from sparcl.trainer import Run, evaluate, train
 
 METHODS = ("packnet", "lps")
 
@@ -232,6 +232,49 @@ def test_rounds_and_shares():
     assert [LPS(share=0.9).share_count(n) for n in (0, 10, 1000)] == [0, 9, 900]
     assert LPS(sharing="all").share_count(7) == 7
     assert LPS(sharing="none").share_count(7) == 0
+
+
+def test_plain_training_rounds_and_retraining_are_fifths_of_a_task() -> None:
+    """1000 epochs of the authors' code: 200 plain, three rounds of 200 with rho 0.01, 0.1 and 1, 200 of retraining."""
+    policy, clock = LPS(), Clock(task_steps=1000)
+    admm = policy.admm(clock)
+    assert (admm.start, admm.stop, policy.prune_step(clock)) == (200, 800, 800)
+    rho = [policy.rho_at(step - 200, len(admm)) for step in (200, 399, 400, 599, 600, 799)]
+    assert rho == pytest.approx([0.01, 0.01, 0.1, 0.1, 1, 1])
+    assert list(LPS(warm=0.0, retrain=0.5).admm(Clock(task_steps=4))) == [0, 1]
+    assert list(LPS(warm=0.9, retrain=0.5).admm(Clock(task_steps=4))) == []
+
+
+def test_a_task_draws_its_free_weights_and_trains_them_plainly_first(digits):
+    """20 steps of a task: 4 plain ones (w <- w - lr g at the free weights, M = 1), 12 of ADMM, 4 of retraining."""
+    frozen: dict[str, torch.Tensor] = {}
+    last: dict[str, torch.Tensor] = {}
+    checked = []
+
+    def watch(run):
+        step, policy = run.clock.task_step - 1, run.sparsity
+        if run.phase.index == 0:
+            return
+        for name, weight in run.masks.parameters.items():
+            free, now = policy.free()[name], weight.detach()
+            if step == 0:  # the weights of earlier tasks are as they were, the others new: not 0, within the bound
+                frozen[name] = now[~free].clone()
+                start = now[free] + 0.03 * weight.grad[free]
+                bound = 1 / weight[0].numel() ** 0.5
+                assert float(start.abs().max()) <= bound * 1.001
+                assert 0.2 < float((start.abs() > bound / 2).float().mean()) < 0.8
+            elif step < 4:
+                assert torch.allclose(now[free], last[name][free] - 0.03 * weight.grad[free], rtol=0, atol=1e-7)
+            if step < 4:
+                assert torch.equal(now[~free], frozen[name])
+                assert not weight.grad[~free].any()
+            last[name] = now.clone()
+        assert ("M" in policy.auxiliary) == (3 <= step < 15)
+        checked.append(step)
+
+    chosen = make("lps", 0.5, epochs=4, batch_size=64, params={"lps.warm": 0.2, "lps.retrain": 0.2})
+    train(Run(chosen, digits), after_step=watch)
+    assert checked == 4 * list(range(20))
 
 
 def test_lps_shares_the_planned_number_and_frees_the_rest(digits):

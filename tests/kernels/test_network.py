@@ -168,8 +168,7 @@ def run(threads: int, accumulate: bool = False, isa_steps: int = 2) -> list[Tens
         optimizer = SGD(model.parameters(), 0.01, 0.9)
         found: list[Tensor] = []
         for _ in range(isa_steps):
-            optimizer.zero_grad()
-            network.zero_gradients()
+            network.zero_gradients(optimizer)
             features = network.features(drawn((3, 16, 16), (20, 32)))
             backward(features)
             found += [f.detach().clone() for f in features] + list(gradients(model).values())
@@ -205,10 +204,11 @@ def test_accumulated_gradients_add_up_until_they_are_zeroed() -> None:
     backward(network.features(passes))
     for name, twice in gradients(model).items():
         assert close(twice, 2 * once[name]), name
-    network.zero_gradients()
+    optimizer = SGD(model.parameters(), 0.01)
+    network.zero_gradients(optimizer)
     network.positions = "dense"
     backward(network.features(passes))
-    network.zero_gradients()
+    network.zero_gradients(optimizer)
     network.positions = "masked"
     backward(network.features(passes))  # what the dense gradient wrote elsewhere is gone
     for name, got in gradients(model).items():
@@ -332,7 +332,7 @@ def test_training_stays_with_the_dense_kernel() -> None:
         for _ in range(60):
             model.head.zero_grad()
             if sparse:
-                network.zero_gradients()
+                network.zero_gradients(optimizer)
             else:
                 optimizer.zero_grad()
             passes = images.split(32)

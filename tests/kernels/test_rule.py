@@ -63,4 +63,3 @@ def test_without_a_library_the_dense_kernel_runs_and_says_so_once(monkeypatch: p
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert attach.attach(model, "sparse", 0.9, "float32", "cpu") is None
-    assert attach.describe(None) == {"kernel": "dense", "instruction_set": None}

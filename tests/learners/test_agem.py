@@ -1,4 +1,5 @@
-"""A-GEM: the projection on written-out vectors, whole steps in float64, and what sparse training makes of it."""
+"""A-GEM: the projection on written-out vectors, whole steps in float64, whose images the memory holds, and what sparse
+training makes of it."""
 
 from __future__ import annotations
 
@@ -61,9 +62,10 @@ def both_gradients(run: trainer.Run, batch: components.Batch, replays: list) -> 
     return tuple([g.clone() for g in torch.autograd.grad(loss, list(model.parameters()))] for loss in losses)
 
 
-def test_steps_by_hand(small_cell, run_steps) -> None:
+@pytest.mark.parametrize("name", ["agem", "agem_r"])
+def test_steps_by_hand(name: str, small_cell, run_steps) -> None:
     """w <- w - lr (g - min(0, g.r) / r.r r) over ten steps, some in conflict; r is of all classes."""
-    run = run_steps(small_cell("agem", learning_rate=0.1, epochs=3, batch_size=32), 27 + 1)
+    run = run_steps(small_cell(name, learning_rate=0.1, epochs=3, batch_size=32), 27 + 1)
     assert run.phase.index == 1
     float64.compute_in(run)
     conflicts = 0
@@ -82,6 +84,57 @@ def test_steps_by_hand(small_cell, run_steps) -> None:
         for parameter, start, a, b in zip(run.model.parameters(), before, g, r, strict=True):
             assert torch.allclose(parameter.detach(), start - 0.1 * (a - factor * b), rtol=0, atol=1e-12)
     assert conflicts > 0
+
+
+@pytest.mark.parametrize(
+    ("buffer", "parts"), [(20, (4, 4, 4, 4, 4)), (23, (5, 5, 5, 4, 4)), (3, (1, 1, 1, 0, 0)), (5000, (1000,) * 5)]
+)
+def test_memory_holds_equal_parts_of_the_past_tasks(buffer: int, parts: tuple[int, ...], small_cell, run_steps) -> None:
+    """M / T images of each task that has ended, drawn without replacement among its own, and none of the present one.
+
+    23 = 5 + 5 + 5 + 4 + 4; of 3 places the first three tasks get one; 5000 hold every image of a task, 282 to 293.
+    """
+    seen: dict[int, list[int]] = {}
+
+    def watch(run: trainer.Run) -> None:
+        tasks = run.memory.tasks[: len(run.memory)]
+        counts = tasks.bincount(minlength=5).tolist()
+        limits = zip(parts, run.info.train_sizes, strict=True)
+        assert counts == [min(limit) if task < run.phase.index else 0 for task, limit in enumerate(limits)]
+        seen[run.phase.index] = counts
+        held = run.memory.images[: len(run.memory)].flatten(1)
+        for task in range(run.phase.index):
+            own = held[tasks == task]
+            labels = run.memory.labels[: len(run.memory)][tasks == task]
+            assert set(labels.tolist()) <= {2 * task, 2 * task + 1}
+            pool = run.stream.train_images[run.stream.tasks[task].train_index].flatten(1)
+            assert bool((own[:, None] == pool).all(2).any(1).all())
+            assert len(own) < 5 or len(own.unique(dim=0)) > 0.9 * len(own)
+
+    run_steps(small_cell("agem", buffer=buffer, epochs=1, batch_size=128), after_step=watch)
+    assert sorted(seen) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("name", "own"), [("agem", False), ("agem_r", True)])
+def test_the_constraint_acts_from_the_second_task_on(name: str, own: bool, small_cell, run_steps, monkeypatch) -> None:
+    """Every step of the tasks 1 to 4 has a reference gradient and none of task 0; only A-GEM-R's is of its own task."""
+    steps: list[int] = []
+    drawn: dict[int, set[int]] = {}
+    original = project
+    monkeypatch.setattr("sparcl.learners.agem.project", lambda *given: steps.append(1) or original(*given))
+    draw = trainer.Run.draw_replay
+
+    def watched(run: trainer.Run):
+        found = draw(run)
+        drawn.setdefault(run.phase.index, set()).update((found[1] // 2).tolist())
+        return found
+
+    monkeypatch.setattr(trainer.Run, "draw_replay", watched)
+    run = run_steps(small_cell(name, epochs=2, batch_size=64))
+    assert len(steps) == 2 * sum(-(-size // 64) for size in run.info.train_sizes[1:])
+    assert sorted(drawn) == [1, 2, 3, 4]
+    for task, tasks in drawn.items():
+        assert tasks == set(range(task + own)), task
 
 
 def test_sparse_steps_move_no_missing_weight_and_do_not_hurt_memory(small_cell, run_steps, monkeypatch) -> None:
@@ -104,14 +157,18 @@ def test_sparse_steps_move_no_missing_weight_and_do_not_hurt_memory(small_cell, 
         assert not weight.detach()[~run.masks.weight[name]].any()
 
 
-def test_what_the_reference_gradient_costs(small_cell, run_steps) -> None:
-    """A whole training pass of each replayed image, on the line of replay; not held at once with the stream's."""
-    chosen = small_cell("agem", epochs=1, batch_size=64, buffer=20)
+@pytest.mark.parametrize(("name", "held"), [("agem", (4, 8, 12, 16)), ("agem_r", (20, 20, 20, 20))])
+def test_what_the_reference_gradient_costs(name: str, held: tuple[int, ...], small_cell, run_steps) -> None:
+    """A whole training pass of each replayed image, on the line of replay; not held at once with the stream's.
+
+    20 places for 5 tasks: 4 images of each past one, in a batch of at most 64.
+    """
+    chosen = small_cell(name, epochs=1, batch_size=64, buffer=20)
     run = run_steps(chosen)
     lines = run.ledger.as_record()["lines"]
-    steps = sum(-(-size // 64) for size in run.info.train_sizes[1:])
+    images = sum(-(-size // 64) * count for size, count in zip(run.info.train_sizes[1:], held, strict=True))
     per_image = lines["stream"]["forward"] // sum(run.info.train_sizes)
-    assert lines["replay"] == dict.fromkeys(("forward", "input_gradient", "weight_gradient"), per_image * 20 * steps)
+    assert lines["replay"] == dict.fromkeys(("forward", "input_gradient", "weight_gradient"), per_image * images)
     assert run.learner.images_at_once(chosen, run.protocol) == 64
 
 

@@ -153,6 +153,38 @@ def test_the_proximal_step_by_hand() -> None:
     assert torch.allclose(small, weight.double() - 1e-6 * fisher * (weight - anchor), rtol=0, atol=1e-11)
 
 
+def test_the_proximal_step_is_stable_where_the_gradient_step_is_not() -> None:
+    """2 lr lambda F = 3: the gradient step takes the distance to the anchor times 1 - 3 = -2, the proximal one 1/4."""
+    explicit, implicit = torch.tensor([1.0]), torch.tensor([1.0])
+    fisher, anchor = torch.tensor([50.0]), torch.tensor([0.0])
+    for _ in range(10):
+        explicit = explicit - 0.03 * 2 * 1.0 * fisher * (explicit - anchor)
+        implicit = proximal(implicit, anchor, fisher, 2 * 0.03 * 1.0)
+    assert explicit.item() == pytest.approx(2**10, rel=1e-4)
+    assert implicit.item() == pytest.approx(4**-10, rel=1e-4)
+
+
+def test_a_step_takes_the_loss_first_and_the_penalty_then(small_cell, run_steps) -> None:
+    """v = w - lr g by float64 autograd; then w = (v + 2 lr lambda F w*) / (1 + 2 lr lambda F): the default."""
+    run = run_steps(small_cell("ewc", learning_rate=0.1, params={"ewc.strength": 30.0}), 12)
+    float64.compute_in(run)
+    for held in (run.learner.fisher, run.learner.anchor):
+        for name in held:
+            held[name] = held[name].double()
+    batch = next(trainer.batches(run))
+    gradients = float64.gradients(run, batch, [])["stream"]
+    before = {n: p.detach().clone() for n, p in run.model.named_parameters()}
+    trainer.step(run, batch)
+    pulled = 0.0
+    for name, parameter in run.model.named_parameters():
+        rate = 2 * 0.1 * 30 * run.learner.fisher[name]
+        moved = before[name] - 0.1 * gradients[name]
+        expected = (moved + rate * run.learner.anchor[name]) / (1 + rate)
+        assert torch.allclose(parameter.detach(), expected, rtol=0, atol=1e-12), name
+        pulled += float((expected - moved).abs().sum())
+    assert pulled > 0.001
+
+
 def test_the_implicit_step_moves_what_learns_and_nothing_else(small_cell, run_steps) -> None:
     """Masked weights stay 0, weights without a gradient keep their bits, and a huge lambda holds everything else."""
     seen: list[dict[str, torch.Tensor]] = []

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparcl import trainer
-from sparcl.learners.fdr import function_distance, quotas
+from sparcl.learners.fdr import function_distance
+from sparcl.memory import quotas
 
 
 def test_distance_by_hand() -> None:

@@ -129,6 +129,66 @@ def test_held_out_images_do_not_depend_on_class_order_or_tasks(digits_root):
     assert held_out({}) < held_out({"validation": 0.4})
 
 
+def rows_of(stream, part="train_index"):
+    return set(torch.cat([getattr(task, part) for task in stream.tasks]).tolist())
+
+
+@pytest.mark.parametrize("name", ["split-cifar10", "split-mnist", "split-cifar100", "split-tiny-imagenet"])
+def test_few_images_are_described_without_data(name):
+    whole, few = streams.describe(name), streams.describe(name, {"train_per_class": 400})
+    assert few.train_sizes == (400 * whole.classes // whole.tasks,) * whole.tasks
+    assert few.test_sizes == whole.test_sizes
+    held_out = streams.describe(name, {"train_per_class": 400, "validation": 0.25})
+    per_task = whole.classes // whole.tasks
+    assert held_out.train_sizes == (300 * per_task,) * whole.tasks
+    assert held_out.test_sizes == (100 * per_task,) * whole.tasks
+
+
+def test_few_images_of_each_class(digits_root):
+    options = {"train_per_class": 20}
+    stream = streams.load("split-digits", digits_root, options)
+    assert stream.info == streams.describe("split-digits", options)
+    rows = torch.cat([task.train_index for task in stream.tasks])
+    assert torch.bincount(stream.train_labels[rows]).tolist() == [20] * 10
+    assert sum(len(task.test_index) for task in stream.tasks) == 359
+    # By hand: class 0 of the training images, in the order of the fixed permutation.
+    zeros = np.flatnonzero(stream.train_labels.numpy() == 0)
+    chosen = zeros[np.random.RandomState([20221128, 0]).permutation(142)[:20]]
+    assert set(chosen.tolist()) == rows_of(stream) & set(zeros.tolist())
+    assert set(chosen.tolist()) != set(zeros[:20].tolist())
+
+
+def test_which_images_are_kept_depends_on_their_number_alone(digits_root):
+    def load(**options):
+        return streams.load("split-digits", digits_root, options)
+
+    few = rows_of(load(train_per_class=20))
+    assert few == rows_of(load(train_per_class=20, class_order_seed=5)) == rows_of(load(train_per_class=20, tasks=2))
+    assert few < rows_of(load(train_per_class=30))
+    digests = {load(**options).digest for options in ({}, {"train_per_class": 20}, {"train_per_class": 21})}
+    assert len(digests) == 3
+
+
+def test_images_are_held_out_of_the_few(digits_root):
+    options = {"train_per_class": 20, "validation": 0.25}
+    stream = streams.load("split-digits", digits_root, options)
+    assert stream.info == streams.describe("split-digits", options)
+    kept, held = rows_of(stream), rows_of(stream, "test_index")
+    assert not kept & held
+    assert kept | held == rows_of(streams.load("split-digits", digits_root, {"train_per_class": 20}))
+    for rows, count in ((kept, 15), (held, 5)):
+        assert torch.bincount(stream.train_labels[sorted(rows)]).tolist() == [count] * 10
+
+
+def test_a_class_with_too_few_images_is_named():
+    assert streams.describe("split-digits", {"train_per_class": 139}).train_sizes == (278,) * 5
+    with pytest.raises(UserError) as caught:
+        streams.describe("split-digits", {"train_per_class": 140})
+    assert str(caught.value) == (
+        "stream_options.train_per_class: expected at most 139, the training images of class 8 of split-digits, got 140"
+    )
+
+
 @given(
     counts=st.lists(st.integers(2, 9), min_size=2, max_size=8),
     fraction=st.floats(0.01, 0.99),
@@ -196,6 +256,9 @@ def test_the_digest_covers_pixels_labels_and_layout():
         ("split-digits", {"validation": 1.0}, ["stream_options.validation", "1.0"]),
         ("split-digits", {"validation": 0}, ["stream_options.validation", "0"]),
         ("split-digits", {"validation": float("nan")}, ["stream_options.validation", "nan"]),
+        ("split-digits", {"train_per_class": 0}, ["stream_options.train_per_class", "0"]),
+        ("split-digits", {"train_per_class": 2.5}, ["stream_options.train_per_class", "2.5"]),
+        ("split-digits", {"train_per_class": 1, "validation": 0.5}, ["stream_options.validation", "at least 2"]),
         ("split-digits", {"class_order_seed": -1}, ["stream_options.class_order_seed", "-1"]),
         ("split-digits", {"class_order_seed": 2**32}, ["stream_options.class_order_seed"]),
         ("split-digits", [1], ["stream_options", "mapping"]),

@@ -19,7 +19,7 @@ SOURCE = "class Rule:\n    rate = 1\n\n    def step(self):\n        return self.
 def forget() -> None:
     """Have every module read again."""
     for cached in (identity.imported, identity._file, identity._tree, identity.module_digest, identity._modules_of,
-                   identity._digest_of):  # fmt: skip
+                   identity._digest_of, identity._loops_digest, identity._kernel_of):  # fmt: skip
         cached.cache_clear()
 
 
@@ -85,6 +85,8 @@ EDITS = {
     "sparcl.policies.static": ["sparcl-derpp", "rigl-derpp"],
     "baselines.rigl": ["rigl-derpp"],
     "baselines.snip": [],
+    "sparcl.kernels.network": ["er", "sparcl-derpp", "rigl-derpp", "icarl"],
+    "sparcl.kernels.bench": [],
 }
 """Module to the methods whose cells run again when it is edited, of ER, SparCL-DER++, RigL-DER++ and iCaRL."""
 

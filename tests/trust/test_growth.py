@@ -57,6 +57,7 @@ def test_cells_in_children_of_a_zygote(count: int, small_cell: Callable[..., cel
         zygote = psutil.Process(run.zygote)
 
         def use() -> list[object]:
+            psutil.wait_procs(zygote.children(), timeout=60)  # a job has told its end a moment before it is gone
             entries = sorted(entry.name for entry in tmp_path.glob("sparcl-*/*"))
             return [
                 zygote.memory_info().rss,

@@ -37,7 +37,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("method", ["sparcl-derpp", "rigl-er", "lwta"])
 def test_everywhere_the_same(method: str, small_cell: Callable[..., cell.Cell], clone: Path, tmp_path: Path) -> None:
     """Processes beside each other, with other surroundings each, and this one after other cells."""
-    chosen = small_cell(method, epochs=1)
+    chosen = small_cell(method, epochs=1, kernel="auto")
     common = {**os.environ, "TMPDIR": str(tmp_path)}
     common.pop("XDG_RUNTIME_DIR", None)
     surroundings = {
@@ -65,13 +65,15 @@ def test_everywhere_the_same(method: str, small_cell: Callable[..., cell.Cell], 
         output, _ = process.communicate()
         assert process.returncode == 0, output
         assert record.reproducible(record.read(runner.folder_of(chosen, tmp_path / name) / "record.json")) == here, name
-    another = record.reproducible(runner.run_cell(small_cell(method, epochs=1, seed=1), tmp_path / "here"))
+    another = record.reproducible(
+        runner.run_cell(small_cell(method, epochs=1, seed=1, kernel="auto"), tmp_path / "here")
+    )
     assert another["results"] != here["results"]
 
 
 def test_no_global_state_matters(small_cell: Callable[..., cell.Cell], tmp_path: Path) -> None:
     """Other seeds of the process's own generators, other threads, other settings that an earlier cell may have left."""
-    chosen = small_cell("sparcl-derpp", epochs=1)
+    chosen = small_cell("sparcl-derpp", epochs=1, kernel="auto")
     here = record.reproducible(runner.run_cell(chosen, tmp_path / "here"))
 
     def disturbed() -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import launching
@@ -24,6 +25,24 @@ PARTS = (
     "Makefile",
     "environment.yml",
 )
+
+LINGERS = '''
+"""A static mask that takes a second for each step after the first task, as long as there is a file ``linger``."""
+import time
+from pathlib import Path
+from typing import ClassVar
+from sparcl.methods import policy
+from sparcl.policies.static import Static
+
+@policy("lingers", "Lingers")
+class Lingers(Static):
+    """A static mask."""
+    modules: ClassVar = ("sparcl.policies.static",)
+
+    def after_step(self, run):
+        if run.clock.task > 0 and Path("linger").exists():
+            time.sleep(1.0)
+'''
 
 
 class Checkout:
@@ -71,6 +90,16 @@ class Checkout:
         """Write a file of the checkout; return its name."""
         (self.folder / path).write_text(text)
         return path
+
+    @contextlib.contextmanager
+    def lingering(self) -> Iterator[None]:
+        """Have cells of the method ``lingers-LEARNER`` take their time once their first task is done."""
+        self.write("baselines/lingers.py", LINGERS)
+        self.write("linger", "")
+        try:
+            yield
+        finally:
+            (self.folder / "linger").unlink()
 
     def records(self, name: str) -> Mapping[str, int]:
         """Return the records of a matrix and when each was written."""

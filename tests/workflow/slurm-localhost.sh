@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A one-node Slurm on this machine, for tests: no systemd, no control groups, no accounting. Debian or Ubuntu, as root.
 #   slurm-localhost.sh up FOLDER     install if need be, configure, start, wait until a job has run
-#   slurm-localhost.sh down FOLDER   stop the daemons of that FOLDER
+#   slurm-localhost.sh down FOLDER   stop the jobs and the daemons that it has started
 # Everything lies in FOLDER; /etc/slurm gets a link, because jobs look for their configuration there.
 set -euo pipefail
 action=$1 folder=$(realpath -m "$2")
@@ -17,6 +17,7 @@ install_slurm() {
 }
 
 start_munge() {
+  mkdir -p "$folder"
   munge -n >/dev/null 2>&1 && return
   if [ ! -s /etc/munge/munge.key ]; then
     install -d -m 700 -o munge -g munge /etc/munge
@@ -26,7 +27,8 @@ start_munge() {
   fi
   install -d -m 755 -o munge -g munge /run/munge
   install -d -m 700 -o munge -g munge /var/log/munge /var/lib/munge
-  runuser -u munge -- /usr/sbin/munged
+  runuser -u munge -- /usr/sbin/munged --pid-file=/run/munge/slurm-localhost.pid
+  mv /run/munge/slurm-localhost.pid "$folder/munged.pid"
 }
 
 configure() {
@@ -86,7 +88,14 @@ case $action in
     timeout 30 srun -n1 -t1 true
     ;;
   down)
-    for name in slurmd slurmctld; do
+    if is_alive "$folder/slurmctld.pid"; then
+      timeout 10 scancel --partition=main || true
+      for _ in $(seq 200); do
+        [ -z "$(timeout 10 squeue -h)" ] && break
+        sleep 0.2
+      done
+    fi
+    for name in slurmd slurmctld munged; do
       if is_alive "$folder/$name.pid"; then kill "$(cat "$folder/$name.pid")"; fi
     done
     if [ "$(readlink /etc/slurm/slurm.conf)" = "$SLURM_CONF" ]; then rm /etc/slurm/slurm.conf; fi

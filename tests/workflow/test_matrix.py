@@ -336,16 +336,22 @@ def test_a_bad_analysis_ends_with_status_2_and_writes_nothing(
     assert not (tmp_path / "results").exists()
 
 
-def test_default_matrix_holds_what_the_tables_need() -> None:
-    loaded = matrix.load(next(path for path in CONFIGS if path.stem == "split-digits"))
+@pytest.mark.parametrize(
+    ("name", "methods", "seeds"),
+    [
+        ("split-digits", ("sparcl", "static", "snip", "rigl"), 3),
+        ("split-digits-full", ("sparcl", "static", "magnitude", "gmp", "snip", "set", "rigl", "rigl-erk"), 10),
+    ],
+)
+def test_matrices_of_digits_hold_what_the_tables_need(name: str, methods: tuple[str, ...], seeds: int) -> None:
+    loaded = matrix.load(next(path for path in CONFIGS if path.stem == name))
     cells = {(c.method, c.sparsity, c.buffer, c.seed) for c in loaded.cells}
     for base in ("er", "derpp"):
-        for method in ("sparcl", "static", "magnitude", "gmp", "snip", "set", "rigl", "rigl-erk"):
+        for method in methods:
             for sparsity in (0.75, 0.90, 0.95):
                 for buffer in (20, 50):
-                    assert {(f"{method}-{base}", sparsity, buffer, seed) for seed in range(5)} <= cells
-    groups = {group for names in loaded.groups for group in names}
-    assert {"ablation", "ddr-proportion", "ddr-cutoff", "dgm-sparsity"} <= groups
+                    assert {(f"{method}-{base}", sparsity, buffer, seed) for seed in range(seeds)} <= cells
+    assert "ablation" in {group for names in loaded.groups for group in names}
 
 
 def test_plan_command_writes_once_and_estimates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import launching
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -90,10 +91,8 @@ def test_no_file_names_this_machine_or_a_package_host() -> None:
 
 def make(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
     """Run make in ``folder`` without what a surrounding make passes on."""
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
-    return subprocess.run(
-        ["make", *arguments], cwd=folder, env={**inherited, **environment}, capture_output=True, text=True
-    )
+    variables = {**launching.without_make(os.environ), **environment}
+    return subprocess.run(["make", *arguments], cwd=folder, env=variables, capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -110,7 +109,7 @@ def test_make_sets_up_first_and_passes_its_variables_on(fresh: Path) -> None:
     places = [done.stdout.find(step) for step in steps]
     assert -1 not in places
     assert places == sorted(places)
-    assert "--constraint constraints.txt --editable '.[bench,test]'" in done.stdout
+    assert "--constraint constraints.txt --editable '.[bench,export,test]'" in done.stdout
     for target in ("test", "lint", "figures", "report", "cells", "partial", "dry-run"):
         assert make(fresh, "-n", target).returncode == 0
 
@@ -137,12 +136,22 @@ def test_help_is_the_default_and_names_the_targets(fresh: Path) -> None:
         assert f"make {target}" in done.stdout or f"| {target}" in done.stdout
 
 
+def travelling() -> set[Path]:
+    """Return the files that the patterns of package-data name; setuptools takes them below a package's folder."""
+    found: set[Path] = set()
+    for package, patterns in PROJECT["tool"]["setuptools"]["package-data"].items():
+        folder = "[a-z]*/**" if package == "*" else package.replace(".", "/")
+        for pattern in patterns:
+            found |= set(TOP.glob(f"{folder}/{pattern}"))
+    return found
+
+
 def test_package_data_travel_with_the_package() -> None:
-    patterns = PROJECT["tool"]["setuptools"]["package-data"]["*"]
     command = ["git", "ls-files", "sparcl", "baselines", "analysis", "snakemake_logger_plugin_sparcl"]
     listed = subprocess.run(command, cwd=TOP, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("not a git checkout")
+    found = travelling()
     for name in listed.stdout.splitlines():
-        path = Path(name)
-        assert path.suffix == ".py" or any(path.match(pattern) for pattern in patterns), name
+        assert name.endswith(".py") or TOP / name in found, name
+    assert TOP / "sparcl/kernels/csrc/kernels.h" in found

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -311,9 +312,9 @@ name: long
 title: Long
 stream: split-digits
 seeds: 2
-defaults: {epochs: 12, width: 8}
+defaults: {epochs: 3, width: 4}
 groups:
-  one: {methods: [sparcl-derpp], buffers: [20], sparsities: [0.75]}
+  one: {methods: [lingers-derpp], buffers: [20], sparsities: [0.75]}
 """
 
 
@@ -327,10 +328,10 @@ def jobs_of(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def until_trained(process: subprocess.Popen, results: Path, cells: int) -> None:
-    """Wait until as many cells are in the middle of their training."""
+def until(process: subprocess.Popen, is_reached: Callable[[], bool]) -> None:
+    """Wait for a moment of a run."""
     deadline = time.monotonic() + 1800
-    while sum("task 1/5" in log.read_text() for log in results.glob("runs/**/log.txt")) < cells:
+    while not is_reached():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -342,17 +343,18 @@ def until_trained(process: subprocess.Popen, results: Path, cells: int) -> None:
 def test_stopped_run_leaves_checkpoints_and_goes_on(checkout, number: signal.Signals) -> None:
     name = checkout.write("long.yaml", LONG.replace("name: long", f"name: long-{number.name.lower()}"))
     results = checkout.folder / f"results/long-{number.name.lower()}"
-    process = checkout.start("-m", "snakemake", "--cores", "2", "--configfile", name, "--", "cells")
-    until_trained(process, results, 2)
-    if number == signal.SIGTERM:
-        second = checkout.snakemake(name, status=2)
-        assert second.endswith("error: another run is at work in this folder; wait for it or stop it\n")
-    process.send_signal(number)
-    output = process.communicate(timeout=600)[0]
-    deadline = time.monotonic() + 600
-    while jobs_of(checkout.folder):
-        assert time.monotonic() < deadline, jobs_of(checkout.folder)
-        time.sleep(0.1)
+    with checkout.lingering():
+        process = checkout.start("-m", "snakemake", "--cores", "2", "--configfile", name, "--", "cells")
+        until(process, lambda: [log.read_text().count("task 1/5") for log in results.glob("runs/**/log.txt")] == [1, 1])
+        if number == signal.SIGTERM:
+            second = checkout.snakemake(name, status=2)
+            assert second.endswith("error: another run is at work in this folder; wait for it or stop it\n")
+        process.send_signal(number)
+        output = process.communicate(timeout=600)[0]
+        deadline = time.monotonic() + 600
+        while jobs_of(checkout.folder):
+            assert time.monotonic() < deadline, jobs_of(checkout.folder)
+            time.sleep(0.1)
     assert process.returncode == (-9 if number == signal.SIGKILL else 1), output
     if number != signal.SIGKILL:
         assert output.endswith("interrupted; the same command continues where the cells left checkpoints\n")
@@ -371,12 +373,14 @@ def test_stopped_run_leaves_checkpoints_and_goes_on(checkout, number: signal.Sig
 def test_a_cell_that_is_killed_continues(checkout) -> None:
     name = checkout.write("killed.yaml", LONG.replace("name: long", "name: killed").replace("seeds: 2", "seeds: 1"))
     results = checkout.folder / "results/killed"
-    process = checkout.start("-m", "snakemake", "--cores", "2", "--configfile", name, "--", "cells")
-    until_trained(process, results, 1)
-    (zygote,) = (child for child in psutil.Process(process.pid).children() if "zygote.py" in " ".join(child.cmdline()))
-    (cell,) = zygote.children()
-    cell.kill()
-    output = process.communicate(timeout=600)[0]
+    with checkout.lingering():
+        process = checkout.start("-m", "snakemake", "--cores", "2", "--configfile", name, "--", "cells")
+        until(process, lambda: bool(list(results.glob("runs/**/checkpoint/state.ckpt"))))  # after the second task
+        children = psutil.Process(process.pid).children()
+        (zygote,) = (child for child in children if "zygote.py" in " ".join(child.cmdline()))
+        (cell,) = zygote.children()
+        cell.kill()
+        output = process.communicate(timeout=600)[0]
     assert process.returncode == 1
     assert "seed0: failed: the process was killed; was it out of memory? (log: results/killed/runs" in output
     checkout.snakemake(name, "--", "cells")

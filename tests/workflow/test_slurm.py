@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.pipeline, pytest.mark.xdist_group("s
 TOP = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("slurm-localhost.sh")
 LONG = """
-  long: {methods: [sparcl-derpp], buffers: [20], sparsities: [0.75], seeds: [3], defaults: {epochs: 15}}
+  long: {methods: [lingers-derpp], buffers: [20], sparsities: [0.75], seeds: [3]}
 """
 SHORT = """
 name: short
@@ -31,6 +31,15 @@ seeds: 4
 defaults: {epochs: 1, width: 4}
 groups:
   one: {methods: [er], buffers: [20]}
+"""
+STOPPED = """
+name: stopped
+title: Stopped
+stream: split-digits
+seeds: 1
+defaults: {epochs: 3, width: 4}
+groups:
+  one: {methods: [lingers-er], buffers: [20], sparsities: [0.75]}
 """
 OPTIONS = [
     "--workflow-profile", "profiles/slurm", "--slurm-status-command", "squeue", "--slurm-no-account",
@@ -73,6 +82,15 @@ def detail(job: str, name: str) -> str:
     return re.search(rf"\b{name}=(\S+)", shown)[1]
 
 
+def until_trained(process: subprocess.Popen, folder: Path) -> None:
+    """Wait until a cell below ``folder`` has done its first task."""
+    deadline = time.monotonic() + 1800
+    while not any("task 1/5" in log.read_text() for log in folder.glob("**/log.txt")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
 def runs(checkout: Any, name: str) -> dict[str, Any]:
     """Return what of each record must be the same wherever and however the cell was run."""
     folder = checkout.folder / "results" / name / "runs"
@@ -83,26 +101,23 @@ def test_a_cancelled_job_resumes_and_every_record_is_that_of_a_local_run(slurm: 
     smoke = (TOP / "config/smoke.yaml").read_text()
     local = checkout.write("local.yaml", smoke.replace("name: smoke", "name: local") + LONG)
     name = checkout.write("smoke.yaml", smoke + LONG)
+    with checkout.lingering():
+        process = checkout.start("-m", "snakemake", *OPTIONS, "--configfile", name)
+        until_trained(process, checkout.folder / "results/smoke/runs/split-digits/lingers-derpp")
+        (job,) = (line.split()[0] for line in squeue("%i %k") if "lingers" in line)
+        subprocess.run(["scancel", job], check=True)
+        while detail(job, "JobState") == "RUNNING":
+            time.sleep(0.2)
+    output = process.communicate(timeout=1800)[0]
+    assert process.returncode == 0, output
     checkout.snakemake(local, "--", "cells")
     expected = runs(checkout, "local")
     (long,) = (path for path in expected if path.endswith("seed3"))
-
-    process = checkout.start("-m", "snakemake", *OPTIONS, "--configfile", name)
-    log = checkout.folder / f"results/smoke/runs/{long}/log.txt"
-    deadline = time.monotonic() + 1800
-    while not log.exists() or "task 1/5" not in log.read_text():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    (job,) = (line.split()[0] for line in squeue("%i %k") if line.endswith(long.replace("/", "_")))
-    subprocess.run(["scancel", job], check=True)
-    output = process.communicate(timeout=1800)[0]
-    assert process.returncode == 0, output
     assert f"failed: {long}\n" in output
     assert f"cells {len(expected)}/{len(expected)} (100 %)" in output
 
     assert runs(checkout, "smoke") == expected
-    assert record.read(log.with_name("record.json"))["measured"]["resumed"] == 1
+    assert record.read(checkout.folder / f"results/smoke/runs/{long}/record.json")["measured"]["resumed"] == 1
     first, second = (line.split()[0] for line in squeue("%i %k") if line.endswith(long.replace("/", "_")))
     assert detail(first, "JobState") == "CANCELLED"
     hours, minutes, seconds = map(int, detail(first, "TimeLimit").split(":"))
@@ -123,19 +138,13 @@ def test_several_short_cells_in_one_job(slurm: None, checkout: Any) -> None:
 
 
 def test_an_interrupt_cancels_the_jobs_which_leave_checkpoints(slurm: None, checkout: Any) -> None:
-    text = (
-        SHORT.replace("name: short", "name: stopped").replace("seeds: 4", "seeds: 1").replace("epochs: 1", "epochs: 40")
-    )
-    name = checkout.write("stopped.yaml", text)
-    process = checkout.start("-m", "snakemake", *OPTIONS, "--configfile", name, "--", "cells")
+    name = checkout.write("stopped.yaml", STOPPED)
     results = checkout.folder / "results/stopped"
-    deadline = time.monotonic() + 1800
-    while not any("task 1/5" in log.read_text() for log in results.glob("runs/**/log.txt")):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    process.terminate()
-    output = process.communicate(timeout=600)[0]
+    with checkout.lingering():
+        process = checkout.start("-m", "snakemake", *OPTIONS, "--configfile", name, "--", "cells")
+        until_trained(process, results)
+        process.terminate()
+        output = process.communicate(timeout=600)[0]
     assert process.returncode == 1, output
     assert output.endswith("interrupted; the same command continues where the cells left checkpoints\n")
     deadline = time.monotonic() + 600

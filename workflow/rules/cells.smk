@@ -48,6 +48,25 @@ if not PARTIAL:
             )
 
 
+rule timing:
+    """How long steps take on this machine, with one thread and with all; alone, when all cells are done."""
+    input:
+        records(),
+    output:
+        f"{RESULTS}/timing.json",
+    log:
+        f"{RESULTS}/logs/timing.txt",
+    conda:
+        "../../environment.yml"
+    threads: workflow.cores or 2
+    params:
+        cells=TIMED,
+    shell:
+        launch(
+            f"sparcl time --plan {PLAN_FILE} --out {{output:q}} --cores {{threads}} > {{log:q}} 2>&1"
+        )
+
+
 rule cells:
     """All records of the plan, nothing else."""
     input:

@@ -55,6 +55,11 @@ wildcard_constraints:
     figure=r"[A-Za-z0-9._+-]+",
 
 
+# What is timed: methods and sparsities. Another code or seed makes no old measurement stale.
+TIMED = planning.digest(
+    sorted({(e["cell"]["method"], e["cell"]["sparsity"]) for e in PLAN["cells"]})
+)
+
 # The stream's check, which cells wait for.
 DATA = f"{RESULTS}/data.txt"
 

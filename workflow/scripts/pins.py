@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[2]
-EXTRAS = ("bench", "test")
+EXTRAS = ("bench", "export", "test")
 OWN = {"sparcl-bench", "pip", "wheel"}
 
 

@@ -1,0 +1,158 @@
+"""How long steps take on this machine, beside the FLOPs that they execute: ``sparcl time``.
+
+For every method and sparsity of a plan a run is brought to its second task, so that it replays, and then all make
+one step after the other, in turns, so that a busy machine slows all alike. The same with batches of test images. Beside
+each method stands its dense learner by PyTorch's own convolutions, measured in the same turns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from sparcl import masks, methods, models, resolve, trainer
+from sparcl.cell import Cell
+from sparcl.costs import planning
+from sparcl.kernels import bench, library
+from sparcl.running import environment, identity
+from sparcl.streams import Stream
+
+WARM_UP = 3
+"""Steps of the first task, and then of the second, that are not measured."""
+LEAST, MOST = 5, 40
+"""Turns."""
+
+
+@dataclass
+class Course:
+    """A run in its second task, with what its steps and its inference took."""
+
+    run: trainer.Run
+    steps: Iterator[tuple[float, float]]
+    seconds: list[float] = field(default_factory=list)
+    flops: list[float] = field(default_factory=list)
+    inference: list[float] = field(default_factory=list)
+
+
+def cells_of(plan: Mapping[str, Any]) -> list[Cell]:
+    """Return a cell for every sparse method and sparsity of the plan's main groups: its largest buffer, seed 0."""
+    main = {name for name, group in plan["config"]["groups"].items() if "set" not in group and "budget" not in group}
+    chosen: dict[tuple[str, float], Cell] = {}
+    for entry in plan["cells"]:
+        cell = resolve.from_dict(entry["cell"])
+        if not main & set(entry["groups"]) or cell.device != "cpu" or not methods.get(cell.method).policies:
+            continue
+        key = cell.method, cell.sparsity
+        if key not in chosen or cell.buffer > chosen[key].buffer:
+            chosen[key] = dataclasses.replace(cell, seed=0)
+    return list(chosen.values())
+
+
+def reference(cell: Cell) -> Cell:
+    """Return the dense learner of ``cell`` by PyTorch's convolutions."""
+    return dataclasses.replace(planning.dense_cell(cell), kernel="dense")
+
+
+def measure(
+    cells: Sequence[Cell], stream: Stream, threads: int, budget: float, tell: Callable[[str], None] = lambda text: None
+) -> list[dict[str, Any]]:
+    """Return a row for every cell, with ``threads`` threads, after turns of about ``budget`` seconds in all."""
+    environment.prepare(cells[0], threads)
+    courses: dict[Cell, Course] = {}
+    for number, cell in enumerate(dict.fromkeys([*map(reference, cells), *cells])):
+        tell(f"{threads} threads: {number + 1}. {cell.method}, sparsity {cell.sparsity:g}")
+        run = trainer.Run(cell, stream)
+        courses[cell] = Course(run, _second_task(run))
+    started = time.perf_counter()
+    for turn in range(MOST):
+        if turn >= LEAST and time.perf_counter() - started > budget:
+            break
+        for course in courses.values():
+            seconds, flops = next(course.steps)
+            course.seconds.append(seconds)
+            course.flops.append(flops)
+            course.inference.append(_inference(course.run))
+    tell(f"{threads} threads: {turn} turns")
+    return [_row(cell, courses[cell], courses[reference(cell)], threads) for cell in cells]
+
+
+def _second_task(run: trainer.Run) -> Iterator[tuple[float, float]]:
+    """Bring a run to its second task and yield seconds and training FLOPs of one step after the other."""
+    run.learner.start(run)
+    for policy in run.policies:
+        policy.start(run)
+    for phase in run.phases[:2]:
+        trainer.begin_task(run, phase)
+        planned = run.sparsity.planned_counts(run.masks, run.cell.sparsity, run.clock)
+        if phase.index and planned is not None and planned != run.masks.counts():  # a schedule that took no time here
+            run.masks.adopt(masks.at_random(run.masks.parameters, planned, run.generator("timing")))
+        steps = _steps(run)
+        for _ in range(WARM_UP):
+            next(steps)
+        if phase.index == 0 and len(run.phases) > 1:
+            for policy in run.policies:
+                policy.end_task(run)
+            run.learner.end_task(run)
+    return steps
+
+
+def _steps(run: trainer.Run) -> Iterator[tuple[float, float]]:
+    epoch = 0
+    while True:
+        trainer.begin_epoch(run, epoch % run.cell.epochs)
+        batches = trainer.batches(run)
+        while True:
+            before = run.ledger.as_record()["training"]
+            started = time.perf_counter()
+            batch = next(batches, None)
+            if batch is None:
+                break
+            trainer.step(run, batch)
+            yield time.perf_counter() - started, run.ledger.as_record()["training"] - before
+        epoch += 1
+
+
+@torch.no_grad()
+def _inference(run: trainer.Run) -> float:
+    images = run.network_input(run.stream.test_images[: models.EVALUATION_BATCH])
+    with models.evaluation_mode(run.model), run.autocast():
+        started = time.perf_counter()
+        run.logits(images)
+        return (time.perf_counter() - started) / len(images)
+
+
+def _row(cell: Cell, own: Course, dense: Course, threads: int) -> dict[str, Any]:
+    def inference_flops(course: Course) -> float:
+        counts = course.run.masks.counts()
+        return 2.0 * sum(c.macs_per_weight * counts.get(c.name, c.weights) for c in course.run.ledger.costs)
+
+    median = statistics.median
+    return {
+        "method": cell.method,
+        "sparsity": cell.sparsity,
+        "buffer": cell.buffer,
+        "kernel": identity.kernel_of(cell)["kernel"],
+        "threads": threads,
+        "step_seconds": median(own.seconds),
+        "dense_step_seconds": median(dense.seconds),
+        "step_time_saved": median(d / s for d, s in zip(dense.seconds, own.seconds, strict=True)),
+        "step_flops": median(own.flops),
+        "dense_step_flops": median(dense.flops),
+        "inference_seconds": median(own.inference),
+        "dense_inference_seconds": median(dense.inference),
+        "inference_time_saved": median(d / s for d, s in zip(dense.inference, own.inference, strict=True)),
+        "inference_flops": inference_flops(own),
+        "dense_inference_flops": inference_flops(dense),
+    }
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """Return where it was measured."""
+    rate = bench.peak(threads) if library.available() else 0.0
+    return bench.machine(threads, rate)
