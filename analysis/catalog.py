@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from analysis.plan import Document, aside, bundle, in_main, is_sparse_training, swept
+from analysis.plan import APART, Document, apart, bundle, in_main, is_sparse_training, swept
 
 PARTS = {"tdm": "sparsity", "ddr": "data", "dgm": "gradient"}
 """SparCL's parts, and the kind of policy that each is."""
@@ -23,9 +23,9 @@ Cells = list[dict[str, Any]]
 
 
 def _main_cells(plan: Document) -> Cells:
-    outside, found = aside(plan["config"]), {}
+    aside, found = apart(plan["config"]), {}
     for entry in plan["cells"]:
-        if in_main(entry["groups"], outside):
+        if in_main(entry["groups"], aside):
             method, sparsity, buffer = (entry["cell"][key] for key in ("method", "sparsity", "buffer"))
             facts = plan["methods"][method]
             policies = facts["policies"]
@@ -79,6 +79,7 @@ Applies = Callable[[Cells, Document], object]
 TABLES: dict[str, Applies] = {
     "primary": lambda cells, plan: plan["analysis"] or _rivals(cells),
     "power": lambda cells, plan: plan["analysis"],
+    "regime": lambda cells, plan: any(c["family"] == "rehearsal" and not c["sparsity"] for c in cells),
     "continual_learning": lambda cells, plan: any(c["family"] not in ("sparse-baseline", "ablation") for c in cells),
     "sparse_baselines": lambda cells, plan: any(c["family"] == "sparse-baseline" and c["sparsity"] > 0 for c in cells),
     "ablation": lambda cells, plan: _ablation(cells),
@@ -114,7 +115,7 @@ def _names(plan: Document, known: dict[str, Applies]) -> list[str]:
     cells, found = _main_cells(plan), []
     for name, applies in known.items():
         if name == "sweep":
-            found += [SWEEP + group for group in swept(plan["config"])]
+            found += [SWEEP + group for group in swept(plan["config"]) if group not in APART]
         elif applies(cells, plan):
             found.append(name)
     return found

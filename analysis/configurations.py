@@ -21,7 +21,7 @@ class Configuration:
         key: path of its cells without the seed.
         rows, done: its rows of the frame, and those with a finished run; ``n`` counts the latter.
         name: the method's label, with its settings where another configuration has the same label.
-        params: resolved parameters, as ``component.key``.
+        params: resolved parameters, as ``component.key``, and the settings that sweeps set.
     """
 
     def __init__(self, rows: pd.DataFrame, ambiguous: bool) -> None:

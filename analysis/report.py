@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from analysis import catalog, frames, typeset
+from analysis import catalog, frames, regime, ties, typeset
 from analysis.claims import claims
 from analysis.collect import PROVENANCE
 from analysis.frames import Results
@@ -43,6 +43,9 @@ def render(results: Results, folder: Path) -> tuple[str, str]:
         name=results.plan.name,
         description=results.plan.description,
         claims=claims(results),
+        not_learned=regime.NOT_LEARNED,
+        regime=regime.problems(regime.checks(results)),
+        ties=ties.lines(results),
         facts=lines(json.loads(_bytes(folder / PROVENANCE))),
         missing=frames.missing_lines(results.frame),
         foreign=results.foreign,

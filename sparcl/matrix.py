@@ -119,6 +119,7 @@ def schema() -> dict[str, Any]:
     fields = found["$defs"]["fields"]
     fields["properties"] = {key: SETTINGS[key].schema() for key in PROTOCOL} | fields["properties"]
     fields["expected"] = f"a mapping with any of {', '.join(fields['properties'])}"
+    found["$defs"]["swept"]["anyOf"][1]["enum"] = list(PROTOCOL)
     return found
 
 
@@ -328,7 +329,7 @@ def _cell(config: Mapping[str, Any], entry: Mapping[str, Any], combination: tupl
 
     name, sparsity, buffer, *swept, seed = combination
     method = methods.get(name)
-    fields = {**config.get("defaults", {}), **entry.get("defaults", {})}
+    fields = {**config.get("defaults", {}), **entry.get("defaults", {}), **dict(swept)}
     # A default goes to the methods that have the parameter; a swept parameter must fit every method.
     shared = {**config.get("defaults", {}).get("params", {}), **entry.get("defaults", {}).get("params", {})}
     known = _parameter_names()
@@ -343,7 +344,8 @@ def _cell(config: Mapping[str, Any], entry: Mapping[str, Any], combination: tupl
         buffer=buffer if method.needs_memory else 0,
         seed=seed,
         stream_options=config.get("stream_options"),
-        params={key: value for key, value in shared.items() if key in own} | dict(swept),
+        params={key: value for key, value in shared.items() if key in own}
+        | {key: value for key, value in swept if key not in PROTOCOL},
         hyperparameters=config.get("hyperparameters"),
         **{key: fields[key] for key in PROTOCOL if key in fields},
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from analysis import frames, statistics
+from analysis import frames, regime, statistics
 from analysis.configurations import Configuration, bundle_of, configurations, reference_of
 from analysis.frames import Results
 from analysis.statistics import ALPHA
@@ -90,9 +90,8 @@ def comparison(
     else:
         text += ", same buffer and sparsity (its lowest sparsity for dense rows)"
     all_notes = [
-        shared.spread_note(rows), shared.bold_note(rows, block_text), shared.reference_note(text),
-        shared.FORGETTING_NOTE, shared.FLOPS_NOTE,
-        *notes,
+        *regime.notes(results), shared.spread_note(rows), shared.bold_note(rows, block_text),
+        shared.reference_note(text), shared.FORGETTING_NOTE, shared.FLOPS_NOTE, *notes,
     ]  # fmt: skip
     columns = [
         *shared.identity_columns(), *leading, *shared.METRIC_COLUMNS.values(), *shared.FLOPS, *trailing, shared.AGAINST,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from analysis import frames
+from analysis import frames, regime
 from analysis.configurations import configurations
 from analysis.contrasts import analysis_of, findings
 from analysis.frames import Results
@@ -53,6 +53,7 @@ def table(results: Results) -> Table:
     is_planned = results.plan.document["analysis"] is not None
     title = "Primary analysis: the planned contrasts, and other rivals" if is_planned else "SparCL against each rival"
     notes = [
+        *regime.notes(results),
         "Settings: learner, buffer and sparsity, the same on both sides; the dense learner has no sparsity and stands "
         "against each. Differences are averaged over the settings within a seed; the interval (95 %, t) and p (paired "
         "t-test) are over the seeds' averages.",

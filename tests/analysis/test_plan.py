@@ -105,8 +105,8 @@ def test_the_default_matrix_gives_everything():
     plan = factory.default_plan(seeds=1)
     sweeps = [f"sweep_{group}" for group in factory.SWEEPS]
     assert catalog.tables(plan) == [
-        "primary", "continual_learning", "sparse_baselines", "ablation", "ablation_effects", "memory", *sweeps,
-        "published", "all_cells",
+        "primary", "regime", "continual_learning", "sparse_baselines", "ablation", "ablation_effects", "memory",
+        *sweeps, "published", "all_cells",
     ]  # fmt: skip
     assert catalog.figures(plan) == [
         "accuracy_vs_flops", "accuracy_vs_sparsity", "accuracy_per_task", "accuracy_matrices", "forgetting_bars",
@@ -117,7 +117,7 @@ def test_the_default_matrix_gives_everything():
 @pytest.mark.parametrize(
     ("cells", "tables", "figures"),
     [
-        ([("er", 0.0, 50)], ["continual_learning", "memory"],
+        ([("er", 0.0, 50)], ["regime", "continual_learning", "memory"],
          ["accuracy_per_task", "accuracy_matrices", "forgetting_bars", "flops_breakdown"]),
         ([("packnet", 0.5, 0)], ["continual_learning", "memory"], ["flops_breakdown"]),
         ([("joint", 0.0, 0)], ["continual_learning", "memory"], ["accuracy_matrices", "flops_breakdown"]),
@@ -128,8 +128,8 @@ def test_the_default_matrix_gives_everything():
          ["continual_learning", "ablation", "ablation_effects", "memory"],
          ["accuracy_vs_flops", "accuracy_per_task", "accuracy_matrices", "forgetting_bars", "mask_dynamics",
           "flops_breakdown"]),
-        ([("sparcl-er", 0.9, 50), ("er", 0.0, 20)], ["continual_learning", "memory"], None),
-        ([("sparcl-er", 0.9, 50), ("er", 0.0, 50)], ["primary", "continual_learning", "memory"], None),
+        ([("sparcl-er", 0.9, 50), ("er", 0.0, 20)], ["regime", "continual_learning", "memory"], None),
+        ([("sparcl-er", 0.9, 50), ("er", 0.0, 50)], ["primary", "regime", "continual_learning", "memory"], None),
     ],
 )  # fmt: skip
 def test_a_plan_gives_what_its_cells_are_for(cells, tables, figures):

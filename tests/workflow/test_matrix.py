@@ -112,6 +112,23 @@ def test_defaults_reach_the_cells_and_a_groups_own_go_before() -> None:
     assert "tdm.interval" not in first.params
 
 
+def test_settings_of_the_protocol_can_be_swept() -> None:
+    group = {"methods": ["er"], "buffers": [20], "set": {"epochs": [4, 8], "er.x": [1]}}
+    assert problems(changed(groups={"pilot": group}))[0].startswith("groups.pilot: er.x: unknown parameter of er")
+    group["set"] = {"epochs": [4, 8], "protocol.single_head": [True, False]}
+    cells = matrix.from_dict(changed(seeds=1, groups={"pilot": group})).cells
+    assert [(cell.epochs, cell.params["protocol.single_head"]) for cell in cells] == [
+        (4, True), (4, False), (8, True), (8, False),
+    ]  # fmt: skip
+    assert cells[0].path == "split-digits/er/s0.00/b20/seed0"  # the stream's own values
+    group["set"] = {"epochs": [0]}
+    assert problems(changed(groups={"pilot": group})) == [
+        "groups.pilot: epochs: expected a whole number from 1 to 1e+06, got 0"
+    ]
+    group["set"] = {"seed": [0]}
+    assert problems(changed(groups={"pilot": group}))[0].startswith("groups.pilot.set: expected component.key")
+
+
 def test_patterns_name_every_method_that_matches() -> None:
     found = paths(changed(seeds=1, groups={"one": {"methods": ["*-er"], "buffers": [20], "sparsities": [0.5]}}))
     assert "split-digits/sparcl-er/s0.50/b20/seed0" in found

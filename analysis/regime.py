@@ -1,0 +1,139 @@
+"""Whether a matrix trains its tasks until they are learned, or measures how fast a method learns.
+
+Two things are asked of the dense rehearsal learners (those that sparse methods build on, where the plan has any):
+
+* *Learned*: doubling the epochs moves learning accuracy, Class-IL and Task-IL, by less than :data:`MOVED` points. A
+  group ``pilot`` that sets ``epochs`` shows it. Without one the losses stand in: within a task, the last quarter of the
+  epochs makes less than :data:`LATE` of the fall of the loss since the first epoch.
+* *Forgotten without replay*: fine-tuning ends at least :data:`BELOW` points of Class-IL below them.
+
+Where one of the two fails, tables and report say so. ``docs/protocol.md`` has the reasons for the three numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from analysis import frames, statistics
+from analysis.configurations import Configuration, configurations
+from analysis.frames import Results
+from analysis.plan import PILOT
+from analysis.statistics import Paired
+
+MOVED, LATE, BELOW = 2.0, 0.05, 10.0
+"""Points, fraction, points."""
+METRICS = ("learning_class_il", "learning_task_il")
+NOT_LEARNED = "Tasks are not learned: these figures measure speed of learning."
+
+
+@dataclass(frozen=True)
+class Check:
+    """What the runs of one dense learner say.
+
+    Attributes:
+        is_own: whether it trains as long as the matrix does (the pilot trains longer, too).
+        late: fraction of the loss's fall that the last quarter of the epochs makes; nan where it does not fall.
+        moved: learning accuracy at twice the epochs minus that here, by metric; empty without such cells.
+        above: its Class-IL minus fine-tuning's; None without fine-tuning.
+    """
+
+    learner: Configuration
+    epochs: int
+    is_own: bool
+    late: float
+    moved: dict[str, Paired] = field(default_factory=dict)
+    above: Paired | None = None
+
+    @property
+    def is_learned(self) -> bool | None:
+        """None where neither a pilot nor the losses can tell."""
+        if self.moved:
+            return all(abs(paired.mean) < MOVED for paired in self.moved.values())
+        return None if math.isnan(self.late) else self.late < LATE
+
+    @property
+    def is_forgotten(self) -> bool | None:
+        """None without fine-tuning."""
+        return None if self.above is None else self.above.mean >= BELOW
+
+
+def checks(results: Results) -> list[Check]:
+    """Return a check for each dense rehearsal learner of the main comparisons, and of the pilot at other epochs."""
+    main, pilot = frames.main_rows(results.frame), frames.in_group(results.frame, PILOT)
+    own = [c for c in configurations(main) if not c.setting and c.n]
+    dense = [c for c in own if c.family == "rehearsal" and c.method == c.learner and c.sparsity == 0 and c.buffer]
+    built_on = {c.learner for c in own if c.is_sparse_training}
+    dense = [c for c in dense if c.learner in built_on] or dense
+    keys = {c.key for c in dense}
+    tried = [c for c in configurations(pilot) if c.n and c.key not in keys and c.sparsity == 0 and c.buffer]
+    bottom = next((c for c in own if c.method == "finetune"), None)
+    found = []
+    for c in sorted([*dense, *tried], key=lambda c: (c.method, c.buffer, _epochs(c))):
+        longer = next((other for other in [*dense, *tried] if _is_twice(other, c)), None)
+        moved = {m: statistics.compare(longer.seeds(m), c.seeds(m)) for m in METRICS} if longer else {}
+        is_own = c.key in keys
+        above = statistics.compare(c.seeds("class_il"), bottom.seeds("class_il")) if bottom and is_own else None
+        above = above if above is not None and above.n else None
+        moved = {metric: paired for metric, paired in moved.items() if paired.n}
+        found.append(Check(c, _epochs(c), is_own, late(results.of("loss", c.paths)), moved, above))
+    return found
+
+
+def _epochs(c: Configuration) -> int:
+    return int(c.rows.iloc[0].epochs)
+
+
+def _is_twice(other: Configuration, c: Configuration) -> bool:
+    """Whether ``other`` is ``c`` with twice the epochs and no other difference."""
+
+    def rest(one: Configuration) -> tuple:
+        settings = one.rows.iloc[0].settings
+        return one.method, one.sparsity, one.buffer, [text for text in settings if not text.startswith("epochs=")]
+
+    return _epochs(other) == 2 * _epochs(c) and rest(other) == rest(c)
+
+
+def late(losses: pd.DataFrame) -> float:
+    """Return which fraction of the loss's fall the last quarter of the epochs makes; nan where it does not fall.
+
+    Args:
+        losses: mean loss of each epoch: columns path, task, epoch and value. Falls are added up over tasks and cells.
+    """
+    last = fall = 0.0
+    for _, task in losses.groupby(["path", "task"], sort=False, observed=True):
+        values = task.sort_values("epoch").value.to_numpy()
+        quarter = max(1, round(len(values) / 4))
+        last += values[max(0, len(values) - 1 - quarter)] - values[-1]
+        fall += values[0] - values[-1]
+    return float(last / fall) if fall > 0 else math.nan
+
+
+def problems(found: Sequence[Check]) -> list[str]:
+    """Return a line for each check that fails at the matrix's own epochs: why its tasks are not learned."""
+    lines = []
+    for check in found:
+        c = check.learner
+        name = f"{c.label}, buffer {c.buffer}, {check.epochs} epochs"
+        if check.is_own and check.is_learned is False:
+            if check.moved:
+                moves = " and ".join(f"{paired.mean:+.1f}" for paired in check.moved.values())
+                lines.append(
+                    f"{name}: doubling the epochs moves learning accuracy (Class-IL, Task-IL) by {moves} points"
+                )
+            else:
+                lines.append(
+                    f"{name}: the last quarter of the epochs still makes {100 * check.late:.0f} % of the loss's fall"
+                )
+        if check.is_own and check.is_forgotten is False:
+            gap = check.above.mean if check.above else math.nan
+            lines.append(f"{name}: only {gap:.1f} points of Class-IL above fine-tuning")
+    return lines
+
+
+def notes(results: Results) -> list[str]:
+    """Return the note that tables carry where tasks are not learned; none where they are or nothing can tell."""
+    return [NOT_LEARNED + " (table regime)"] if problems(checks(results)) else []
