@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from analysis.plan import APART, Document, aside, bundle, in_main, is_sparse_training, swept
+from analysis.plan import APART, Document, apart, bundle, in_main, is_sparse_training, swept
 
 PARTS = {"tdm": "sparsity", "ddr": "data", "dgm": "gradient"}
 """SparCL's parts, and the kind of policy that each is."""
@@ -23,9 +23,9 @@ Cells = list[dict[str, Any]]
 
 
 def _main_cells(plan: Document) -> Cells:
-    outside, found = aside(plan["config"]), {}
+    aside, found = apart(plan["config"]), {}
     for entry in plan["cells"]:
-        if in_main(entry["groups"], outside):
+        if in_main(entry["groups"], aside):
             method, sparsity, buffer = (entry["cell"][key] for key in ("method", "sparsity", "buffer"))
             facts = plan["methods"][method]
             policies = facts["policies"]

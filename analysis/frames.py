@@ -18,7 +18,7 @@ import pandas as pd
 
 from analysis import plan as plans
 from analysis.collect import COLUMNS, DIVERGED, DONE, FAILED, NOT_PLANNED, NOT_RUN, UPDATE, variant_of
-from analysis.plan import Plan, aside, in_main, shown, swept
+from analysis.plan import Plan, apart, in_main, shown, swept
 from sparcl.errors import UserError, one_line
 
 METRICS = (
@@ -152,7 +152,7 @@ def _planned(plan: Plan, entry: plans.CellEntry) -> dict[str, Any]:
         "path": entry["path"],
         "configuration": entry["path"].rpartition("/")[0],
         "groups": tuple(entry["groups"]),
-        "main": in_main(entry["groups"], aside(plan.config)),
+        "main": in_main(entry["groups"], apart(plan.config)),
         **{key: cell[key] for key in plan.fields},
         "sparsity": float(cell["sparsity"]),
         "params": {key: cell[key] for keys in swept(plan.config).values() for key in keys if key in cell}

@@ -2,8 +2,8 @@
 
 A group ``gain`` of a matrix crosses four factors on the same seeds: how weights are trained (dense, static, RigL, TDM +
 DGM, ...), the classes that the stream's loss is taken over (``protocol.single_head``), when replay begins
-(``protocol.replay_start``), and data removal (a method's data policy, or none). All effects are contrasts within a seed,
-averaged over all other factors and over the group's learners, buffers and sparsities; Student's t over seeds.
+(``protocol.replay_start``), and data removal (a method's data policy, or none). All effects are contrasts within a
+seed, averaged over all other factors and over the group's learners, buffers and sparsities; Student's t over seeds.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from analysis import contrasts, frames, statistics
+from analysis import contrasts, frames
 from analysis.configurations import Configuration, configurations
 from analysis.frames import Results
-from analysis.plan import GAIN
+from analysis.plan import GAIN, Method
 from analysis.statistics import Paired
 
 HEAD, REPLAY = "protocol.single_head", "protocol.replay_start"
@@ -77,7 +77,7 @@ def cells_of(results: Results) -> tuple[Cells, dict[str, str]]:
         for sparsity in [c.sparsity] if c.sparsity else levels:
             cells[place, (c.learner, c.buffer, sparsity)] = c
         if training not in labels or not c.policies["data"]:
-            labels[training] = contrasts.label_of(c, results.plan.methods) if c.bundle else contrasts.DENSE
+            labels[training] = contrasts.label_of(c.bundle, results.plan.methods) if c.bundle else contrasts.DENSE
     return cells, dict(sorted(labels.items(), key=lambda item: "tdm" not in item[0]))
 
 
@@ -95,7 +95,7 @@ def effects(results: Results, metrics: Iterable[str] = ("class_il", "task_il")) 
     """Return the comparisons that a paper could make, the main effects, and the interactions of two factors."""
     cells, labels = cells_of(results)
     metrics, crossed = tuple(metrics), factors(cells, labels)
-    made = _comparisons(cells, labels, metrics)
+    made = _comparisons(cells, labels, results.plan.methods, metrics)
     for factor in crossed:
         pairs = _pairs(cells, factor)
         made.append(Effect("main", factor.name, {m: _pooled(pairs, m) for m in metrics}, len(pairs)))
@@ -150,20 +150,23 @@ def _added(one: Configuration, other: Configuration, metric: str) -> dict[int, f
     return {seed: value + second[seed] for seed, value in first.items() if seed in second}
 
 
-def _comparisons(cells: Cells, labels: Mapping[str, str], metrics: Iterable[str]) -> list[Effect]:
+def _comparisons(
+    cells: Cells, labels: Mapping[str, str], methods: Mapping[str, Method], metrics: Iterable[str]
+) -> list[Effect]:
     """SparCL, with data removal, minus each way of training without: each by its source's protocol, then by one."""
     ours, *others = labels or [""]
-    name = "SparCL" if "tdm" in ours else labels.get(ours, "")
+    whole = next((c.bundle for (place, _), c in cells.items() if (place[0], place[3]) == (ours, True)), "")
+    name = contrasts.label_of(whole, methods)
     made = []
     for other in others:
-        versions = {f"SparCL's protocol minus {labels[other]} by DER's": (OWN, DER)}
-        versions |= {f"{labels[other]}, both with {LOSS[h]}, {START[s]}": ((h, s),) * 2 for h in LOSS for s in START}
+        versions = {"each by its source": (OWN, DER)}
+        versions |= {f"both: {LOSS[h]}, {START[s]}": ((h, s), (h, s)) for h in LOSS for s in START}
         for text, (own, rivals) in versions.items():
             pairs = [
                 (c, cells[low])
                 for (place, setting), c in cells.items()
                 if place == (ours, *own, True) and (low := ((other, *rivals, False), setting)) in cells
             ]
-            title = f"{name} by {text}" if own != rivals else f"{name} minus {text}"
+            title = f"{name} minus {labels[other]}, {text}"
             made.append(Effect("comparison", title, {m: _pooled(pairs, m) for m in metrics}, len(pairs)))
     return made

@@ -13,7 +13,9 @@ from sparcl.files import typed_json
 SCHEMA = "sparcl-plan/2"
 PILOT = "pilot"
 """The group that trains dense learners longer, to show that tasks are learned."""
-APART = (PILOT,)
+GAIN = "gain"
+"""The group that crosses what a gain of SparCL over dense training may be made of."""
+APART = (PILOT, GAIN)
 """Groups with a table of their own that answers another question than which method is best."""
 LARGEST = 2**30
 """Bytes; the plan of 100,000 cells is smaller."""
@@ -228,10 +230,10 @@ def swept(config: Config) -> dict[str, list[str]]:
     return found
 
 
-def aside(config: Config) -> set[str]:
-    """Return the groups that are no part of the comparisons between methods: sweeps, equal budgets, the pilot."""
+def apart(config: Config) -> set[str]:
+    """Return the groups whose cells are in no comparison between methods unless another group names them, too."""
     groups = config.get("groups", {})
-    return {*swept(config), *(name for name, group in groups.items() if "budget" in group or name in APART)}
+    return {name for name in groups if name in APART or "budget" in groups[name]} | swept(config).keys()
 
 
 def sweep_title(config: Config, group: str) -> str:
@@ -239,10 +241,9 @@ def sweep_title(config: Config, group: str) -> str:
     return config["groups"][group].get("title") or f"Sweep {group}: {', '.join(swept(config)[group])}"
 
 
-def in_main(groups: Iterable[str], aside: Iterable[str]) -> bool:
-    """Whether a cell of these groups is part of the comparisons between methods: some group of it is not aside."""
-    groups, aside = set(groups), set(aside)
-    return not groups or not groups <= aside
+def in_main(groups: Iterable[str], aside: set[str]) -> bool:
+    """Whether a cell of these groups is part of the comparisons between methods: some group of it is not ``apart``."""
+    return not set(groups) or not set(groups) <= aside
 
 
 def bundle(method: str, learner: str) -> str:

@@ -428,8 +428,11 @@ def _data(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    import torch
+
     from sparcl import matrix, plan
 
+    torch.set_num_threads(1)  # networks that see three images: threads cost more than they give
     try:
         checked = matrix.load(options.config)
     except matrix.MatrixError as error:

@@ -189,7 +189,7 @@ def build(name: str, width: int, classes: int, shape: tuple[int, int, int], gene
         raise UserError(f"shape: expected (C, H, W) with H, W >= {smallest} for '{name}', got {shape}")
     with torch.device("meta"):  # no memory is filled, and PyTorch's own initialization draws nothing
         model = _BUILDERS[name](shape, width, classes)
-    model.to_empty(device="cpu")
+    model._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))  # to_empty imports a compiler for this
     initialize(model, generator)
     model.name, model.width, model.classes, model.shape = name, width, classes, shape
     return model.to(memory_format=torch.channels_last).train()

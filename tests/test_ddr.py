@@ -151,12 +151,12 @@ def test_ties_by_loss() -> None:
     labels = torch.full((4,), 2)
     first = torch.zeros(4, 5)
     first[:, 2] = torch.tensor([0.5, 3.0, 1.0, 2.0])
-    ddr, run = watching(4, ties="loss")
+    ddr, run = watching(4, ties="loss", prediction="task")
     ddr.observe(run, torch.arange(4), first, labels)
     ddr.end_epoch(run)
     assert run.gone == [1, 3]
     assert run.removed[-1][-1]["tied"] == 1.0  # of the counts: the loss has decided among all four
-    ddr, run = watching(4, ties="loss")
+    ddr, run = watching(4, ties="loss", prediction="task")
     ddr.observe(run, torch.arange(4), first, labels)
     second = first.clone()
     second[1, 2] = 1e-3  # log(1 + e^-0.001) + log(1 + e^-3) = 0.74; the others: 0.95, 0.63, 0.25
@@ -172,7 +172,7 @@ def test_ties_by_margin() -> None:
     """
     labels = torch.full((4,), 2)
     logits = torch.tensor([[0.0, 0, 3, 2, 0], [9, 0, 5, 1, 0], [0, 0, 2, 0, 0], [0, 0, 1, 0.5, 0]])
-    ddr, run = watching(4, ties="margin")
+    ddr, run = watching(4, ties="margin", prediction="task")
     ddr.observe(run, torch.arange(4), logits.flip(0), labels)
     ddr.observe(run, torch.arange(4), logits, labels)
     ddr.end_epoch(run)

@@ -15,10 +15,16 @@ from torch import nn
 def saved_bytes(model: nn.Module, shape: tuple[int, int, int], images: int) -> int:
     """Bytes of activations that autograd keeps for the backward pass of ``images`` images, in training mode.
 
-    Counted from a forward pass without data: tensors saved by any operation, each storage once, without
-    parameters and buffers. The logits and what the loss saves are not included.
+    Counted from forward passes of two and of three images, whose difference is what an image takes: tensors saved by
+    any operation, each storage once, without parameters and buffers. The logits and what the loss saves are not
+    included.
     """
-    shadow = copy.deepcopy(model).to("meta").train()
+    two, three = _saved(model, shape, 2), _saved(model, shape, 3)
+    return two + (images - 2) * (three - two)
+
+
+def _saved(model: nn.Module, shape: tuple[int, int, int], images: int) -> int:
+    shadow = copy.deepcopy(model).train()
     own = {_storage(value) for value in (*shadow.parameters(), *shadow.buffers())}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -28,7 +34,7 @@ def saved_bytes(model: nn.Module, shape: tuple[int, int, int], images: int) -> i
             kept[_storage(tensor)] = tensor.untyped_storage()
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda nothing: nothing):
-        shadow(torch.empty(images, *shape, device="meta"))
+        shadow(torch.zeros(images, *shape))
     return sum(storage.nbytes() for storage in kept.values())
 
 
@@ -38,7 +44,7 @@ def _storage(tensor: torch.Tensor) -> int:
 
 def convolution_outputs(model: nn.Module, shape: tuple[int, int, int]) -> int:
     """Numbers that the convolutions of ``model`` put out for one image, shortcuts included."""
-    shadow = copy.deepcopy(model).to("meta").eval()
+    shadow = copy.deepcopy(model).eval()
     total = 0
 
     def add(_module: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
@@ -49,5 +55,5 @@ def convolution_outputs(model: nn.Module, shape: tuple[int, int, int]) -> int:
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(add)
     with torch.no_grad():
-        shadow(torch.empty(1, *shape, device="meta"))
+        shadow(torch.zeros(1, *shape))
     return total

@@ -257,6 +257,9 @@ class Network:
         self._modules = list(model.modules())
         self._convs = [layer.conv for layer in layers]
         self._norms = [layer.norm for layer in layers]
+        self._own: list[Tensor] = [
+            p for layer in layers for p in (layer.conv.weight, layer.norm.weight, layer.norm.bias)
+        ]
         self._parameter_names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._names = [f"{layer.name}.weight" for layer in layers]
         self._weights: dict[str, Tensor] = {}
@@ -359,11 +362,7 @@ class Network:
 
     def parameters(self) -> list[Tensor]:
         """Return weight, scale and shift of every layer, in forward order."""
-        return [parameter for i in range(len(self.layers)) for parameter in self._parameters(i)]
-
-    def _parameters(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
-        own: dict[str, Any] = self._norms[i]._parameters
-        return self._convs[i].weight, own["weight"], own["bias"]
+        return self._own
 
     def zero_gradients(self, optimizer: SGD) -> None:
         """Make every gradient 0; with ``accumulate`` the next backward pass overwrites those it computes instead."""
@@ -484,7 +483,7 @@ class Network:
         found: list[Tensor] = []
         for i, s in enumerate(batch.structures):
             places = [0, 0, 0]
-            for j, parameter in enumerate(self._parameters(i)):
+            for j, parameter in enumerate(self._own[3 * i : 3 * i + 3]):
                 if wanted[3 * i + j]:
                     index = self._index(i, self.positions) if j == 0 else None
                     if index is not None:

@@ -7,8 +7,9 @@ again after each removal. A sample that the stage did not present (a dropped las
 last. Removed samples come back neither in the task nor through its replayed batches; the memory itself is untouched, so
 later tasks replay them (``replays_removed: true`` replays them in the task too, as the released code does).
 
-A prediction is the largest logit among the task's classes, the form in which the stream's loss is taken;
-``prediction: all`` looks at all classes, as the released code does. ``criterion: forgetting`` counts forgetting events
+A prediction is the largest logit among all classes, as in the released code. Among the task's classes alone
+(``prediction: task``), the form in which the stream's loss is taken, nearly every prediction is right after an epoch, and
+nearly every sample ties at 0: samples would leave at random. ``criterion: forgetting`` counts forgetting events
 (a correct prediction followed by a wrong one) instead, a sample that was never right counting as the maximum, which is
 also the released code's choice.
 
@@ -80,7 +81,7 @@ class DDR(DataPolicy):
     interval: int = parameter(5, "epochs of a stage", low=1, duration=True)
     criterion: str = parameter("misclassification", "what is counted", choices=("misclassification", "forgetting"))
     replays_removed: bool = parameter(False, "replay removed samples that the memory holds within their task too")
-    prediction: str = parameter("task", "classes among which a prediction is made", choices=("task", "all"))
+    prediction: str = parameter("all", "classes among which a prediction is made", choices=("task", "all"))
     ties: str = parameter("random", "what decides among equal counts", choices=("random", "loss", "margin"))
 
     def __init__(self, **values: Any):

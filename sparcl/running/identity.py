@@ -10,7 +10,6 @@ and published conventions may change freely.
 from __future__ import annotations
 
 import ast
-import copy
 import dataclasses
 import functools
 import hashlib
@@ -118,7 +117,6 @@ def _file(name: str) -> Path | None:
     return None if spec is None or spec.origin is None or spec.origin == "built-in" else Path(spec.origin)
 
 
-@functools.cache
 def _tree(name: str) -> ast.Module | None:
     file = _file(name)
     if file is None:
@@ -137,7 +135,7 @@ def module_digest(name: str) -> str:
         file = _file(name)
         assert file is not None
         return hashlib.sha256(file.read_bytes()).hexdigest()
-    return hashlib.sha256(ast.dump(_Essence().visit(copy.deepcopy(tree))).encode()).hexdigest()
+    return hashlib.sha256(ast.dump(_Essence().visit(tree)).encode()).hexdigest()
 
 
 class _Essence(ast.NodeTransformer):

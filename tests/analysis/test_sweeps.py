@@ -94,7 +94,7 @@ def test_grids_are_sweeps():
     grid = {"er": {"set": {"er.x": [1]}, "source": "s"}, "ewc": {"set": {}, "source": "s"}}
     config = {"groups": {"a": {"grid": grid}, "b": {"set": {"k.l": [1], "k.m": [2]}}, "c": {}}}
     assert plan.swept(config) == {"a": ["er.x"], "b": ["k.l", "k.m"]}
-    assert [plan.in_main(groups, plan.aside(config)) for groups in (["a"], ["a", "b"], ["a", "c"], [])] == [
+    assert [plan.in_main(groups, plan.apart(config)) for groups in (["a"], ["a", "b"], ["a", "c"], [])] == [
         False, False, True, True,
     ]  # fmt: skip
 

@@ -18,7 +18,7 @@ SOURCE = "class Rule:\n    rate = 1\n\n    def step(self):\n        return self.
 
 def forget() -> None:
     """Have every module read again."""
-    for cached in (identity.imported, identity._file, identity._tree, identity.module_digest, identity._modules_of,
+    for cached in (identity.imported, identity._file, identity.module_digest, identity._modules_of,
                    identity._digest_of, identity._loops_digest, identity._kernel_of):  # fmt: skip
         cached.cache_clear()
 

@@ -150,7 +150,7 @@ def test_the_plan_says_what_the_budget_comes_to(tmp_path) -> None:
 
 def test_a_group_of_equal_budgets_is_in_no_comparison_between_methods() -> None:
     made = plan.make(matrix.from_dict(config("flops-of-dearest")))
-    aside = plans.aside(made["config"])
+    aside = plans.apart(made["config"])
     assert aside == {"equal"}
     main = {entry["path"] for entry in made["cells"] if plans.in_main(entry["groups"], aside)}
     assert main == {cell.path for cell in of_group(matrix.from_dict(config("flops-of-dearest")), "plain").values()}
