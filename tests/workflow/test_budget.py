@@ -19,7 +19,7 @@ def config(level: str, epochs: int = 4, **groups) -> dict:
     group = {"methods": METHODS, "buffers": [50], "sparsities": [0.9]}
     return SMALL | {
         "seeds": 1,
-        "defaults": {"epochs": epochs},
+        "defaults": {"epochs": epochs, "batch_size": 32, "params": {"rigl.interval": 6, "ddr.cutoff": 3}},
         "groups": {"plain": group, "equal": group | {"budget": level}, **groups},
     }
 
@@ -132,7 +132,7 @@ def test_the_cell_that_sets_the_budget_is_the_plain_one_and_runs_once() -> None:
     assert both == ["sparcl-derpp"]
     assert len(made.cells) == 2 * len(METHODS) - 1
     stretched = of_group(made, "equal")["rigl-derpp"]
-    assert stretched.path == "split-digits/rigl-derpp/s0.90/b50/epochs=2+rigl.interval=3/seed0"
+    assert stretched.path == "split-digits/rigl-derpp/s0.90/b50/batch_size=32+epochs=2+rigl.interval=3/seed0"
 
 
 def test_excluded_cells_set_no_budget() -> None:
