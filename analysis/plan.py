@@ -13,7 +13,9 @@ from sparcl.files import typed_json
 SCHEMA = "sparcl-plan/2"
 PILOT = "pilot"
 """The group that trains dense learners longer, to show that tasks are learned."""
-APART = (PILOT,)
+GAIN = "gain"
+"""The group that crosses what a gain of SparCL over dense training may be made of."""
+APART = (PILOT, GAIN)
 """Groups with a table of their own that answers another question than which method is best."""
 LARGEST = 2**30
 """Bytes; the plan of 100,000 cells is smaller."""

@@ -13,7 +13,7 @@ def lines(results: Results) -> list[str]:
     """Return a line for each configuration with removals that ties decided for the larger part."""
     found = []
     for c in configurations(results.frame):
-        shares = results.of("tied", c.paths).value
+        shares = results.of("removed_tied", c.paths).value
         if many := int((shares > HALF).sum()):
             found.append(
                 f"{c.key}: ties decided more than half of the samples in {many} of {len(shares)} removals (on average "

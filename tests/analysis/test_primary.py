@@ -142,10 +142,12 @@ def test_what_an_interval_excludes(low, high, excluded):
 
 def test_a_contrast_may_be_between_any_two_bundles_in_either_order(matrix):
     pool = [c for c in configurations(frames.main_rows(matrix.frame)) if not c.setting]
-    pair = contrasts._contrast("rigl", "set", True, pool)
+    pair = contrasts._contrast("rigl", "set", True, pool, matrix.plan.methods)
     assert len(pair.pairs) == 12
     assert {(a.bundle, b.bundle) for a, b in pair.pairs} == {("rigl", "set")}
-    one_way, back = (contrasts._contrast(*sides, True, pool) for sides in (("rigl", "dense"), ("dense", "rigl")))
+    one_way, back = (
+        contrasts._contrast(*sides, True, pool, matrix.plan.methods) for sides in (("rigl", "dense"), ("dense", "rigl"))
+    )
     assert back.pooled("class_il").mean == pytest.approx(-one_way.pooled("class_il").mean)
 
 

@@ -148,12 +148,12 @@ def test_ties_are_warned_of_where_they_decide_more_than_half(tmp_path):
     items += [factory.entry(factory.cell("ddr-derpp", 0.0, 50, 0))]
     file = factory.write(tmp_path, factory.plan(items))
     results = factory.collected(file)
-    assert ties.lines(results) == []  # records of before have no such quantity
+    assert ties.lines(results) == []  # no removal at all
     table = pd.read_csv(tmp_path / collect.TABLE, dtype=str, keep_default_na=False)
     for path, shares in ((items[0]["path"], (0.9, 0.5)), (items[1]["path"], (0.9, 0.5)), (items[2]["path"], (0.1,))):
         head = table[table.path == path].iloc[:1]
         for epoch, share in enumerate(shares):
-            row = head.assign(quantity="tied", task="0", epoch=str(epoch), value=str(share), line="", kind="")
+            row = head.assign(quantity="removed_tied", task="0", epoch=str(epoch), value=str(share), line="", kind="")
             table = pd.concat([table, row])
     table.to_csv(tmp_path / collect.TABLE, index=False)
     (line,) = ties.lines(frames.read(file, tmp_path / collect.TABLE))

@@ -115,10 +115,11 @@ def test_defaults_reach_the_cells_and_a_groups_own_go_before() -> None:
 def test_settings_of_the_protocol_can_be_swept() -> None:
     group = {"methods": ["er"], "buffers": [20], "set": {"epochs": [4, 8], "er.x": [1]}}
     assert problems(changed(groups={"pilot": group}))[0].startswith("groups.pilot: er.x: unknown parameter of er")
-    group["set"] = {"epochs": [4, 8], "protocol.single_head": [True, False]}
+    own = resolve.protocol_of("split-digits")["epochs"]
+    group["set"] = {"epochs": [own, 2 * own], "protocol.single_head": [True, False]}
     cells = matrix.from_dict(changed(seeds=1, groups={"pilot": group})).cells
     assert [(cell.epochs, cell.params["protocol.single_head"]) for cell in cells] == [
-        (4, True), (4, False), (8, True), (8, False),
+        (own, True), (own, False), (2 * own, True), (2 * own, False),
     ]  # fmt: skip
     assert cells[0].path == "split-digits/er/s0.00/b20/seed0"  # the stream's own values
     group["set"] = {"epochs": [0]}
