@@ -59,7 +59,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Callable[...,
     for name in ("sparcl", "baselines"):
         shutil.copytree(TOP / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "tests").mkdir()
-    for name in ("pyproject.toml", "tests/conftest.py", "tests/test_contract.py"):
+    for name in ("pyproject.toml", "tests/conftest.py", "tests/float64.py", "tests/test_contract.py"):
         shutil.copy(TOP / name, folder / name)
     (folder / "small.yaml").write_text(CONFIG)
 
@@ -91,6 +91,7 @@ def test_it_passes_the_contract_as_written(whole) -> None:
         assert f"PASSED tests/test_contract.py::test_method[my_{kind}-derpp]" in printed
 
 
+@pytest.mark.slow
 @shares_a_suite
 def test_it_passes_the_linter_as_written(whole) -> None:
     folder, python = whole
@@ -118,6 +119,7 @@ def test_the_config_has_its_cells_and_nothing_else_has_changed(whole) -> None:
     assert len([path for path in paths if "/my_" in path]) == 4 + 2 + 2
 
 
+@pytest.mark.slow
 @shares_a_suite
 def test_a_package_of_its_own_passes_as_written(whole, tmp_path: Path) -> None:
     folder, python = whole
