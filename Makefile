@@ -9,8 +9,8 @@ VENV ?= .venv
 PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,\
 	$(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
 ARGS ?=
-# Tests run in as many processes as there are cores.
-PARALLEL ?= -n auto --dist loadfile
+# Tests run in as many processes as there are cores; those of an xdist_group, which share what is costly, in one.
+PARALLEL ?= -n auto --dist loadgroup
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -25,7 +25,7 @@ help:
 	@echo 'make partial [CONFIG=FILE]             tables, figures and report of the records there are'
 	@echo 'make dry-run [CONFIG=FILE]             what would run, and why'
 	@echo 'make test    [ARGS=...]                tests (ARGS go to pytest)'
-	@echo 'make test-all [ARGS=...]               the same for every combination of methods, and on Slurm where it can be had'
+	@echo 'make test-all [ARGS=...]               every test; ARGS="-m slow": those alone that make test leaves out'
 	@echo 'make lint                              ruff, mypy, snakefmt, snakemake --lint, docstrings'
 	@echo 'make api                               the API reference, build/api, from the docstrings'
 	@echo 'make format                            ruff format, snakefmt'

@@ -108,4 +108,5 @@ class RigL(SparsityPolicy):
         return masks.allocate(masks_.shapes, sparsity, self.distribution)
 
 
+bundle("rigl-ddr", "RigL+DDR", "ablation", {}, sparsity="rigl", data="ddr")
 bundle("rigl-erk", "RigL-ERK", "sparse-baseline", {"rigl.distribution": "erk"}, sparsity="rigl")

@@ -16,6 +16,7 @@ from sparcl.errors import RunError, UserError
 from sparcl.files import atomic, strict_yaml
 
 TOP = Path(__file__).resolve().parents[1]
+shares_a_suite = pytest.mark.xdist_group("new-baseline")
 KINDS = ("sparsity", "gradient", "data")
 CONFIG = """\
 name: small  # a remark
@@ -58,7 +59,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Callable[...,
     for name in ("sparcl", "baselines"):
         shutil.copytree(TOP / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "tests").mkdir()
-    for name in ("pyproject.toml", "tests/conftest.py", "tests/test_contract.py"):
+    for name in ("pyproject.toml", "tests/conftest.py", "tests/float64.py", "tests/test_contract.py"):
         shutil.copy(TOP / name, folder / name)
     (folder / "small.yaml").write_text(CONFIG)
 
@@ -76,11 +77,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Callable[...,
     return folder, python
 
 
+@shares_a_suite
 def test_its_test_passes_as_written(whole) -> None:
     _, python = whole
     assert "passed" in python("-m", "pytest", "-p", "no:cacheprovider", "tests/baselines")
 
 
+@shares_a_suite
 def test_it_passes_the_contract_as_written(whole) -> None:
     _, python = whole
     printed = python("-m", "pytest", "-p", "no:cacheprovider", "tests/test_contract.py", "-k", "my_", "-rA")
@@ -88,6 +91,8 @@ def test_it_passes_the_contract_as_written(whole) -> None:
         assert f"PASSED tests/test_contract.py::test_method[my_{kind}-derpp]" in printed
 
 
+@pytest.mark.slow
+@shares_a_suite
 def test_it_passes_the_linter_as_written(whole) -> None:
     folder, python = whole
     python("-m", "ruff", "check", "--no-cache", "baselines", "tests/baselines")
@@ -97,6 +102,7 @@ def test_it_passes_the_linter_as_written(whole) -> None:
         assert "\t" not in (folder / f"baselines/my_{kind}.py").read_text()
 
 
+@shares_a_suite
 def test_the_config_has_its_cells_and_nothing_else_has_changed(whole) -> None:
     folder, python = whole
     lines = (folder / "small.yaml").read_text().splitlines()
@@ -113,6 +119,8 @@ def test_the_config_has_its_cells_and_nothing_else_has_changed(whole) -> None:
     assert len([path for path in paths if "/my_" in path]) == 4 + 2 + 2
 
 
+@pytest.mark.slow
+@shares_a_suite
 def test_a_package_of_its_own_passes_as_written(whole, tmp_path: Path) -> None:
     folder, python = whole
     package = tmp_path / "plugin"

@@ -81,19 +81,21 @@ def test_its_run_has_its_identity(site: Path, tmp_path: Path) -> None:
     assert python(site, "-c", code).stdout.strip() == "True"
 
 
+BROKEN = {
+    "import": ("import nowhere_to_be_found\n", "ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
+    "syntax": ("def broken(:\n", "SyntaxError: invalid syntax"),
+    "exit": ("raise SystemExit(3)\n", "SystemExit: 3"),
+    "name": ("from sparcl.methods import policy\nfrom sparcl.components import SparsityPolicy\n\n\n"
+             "@policy('first', 'First')\nclass First(SparsityPolicy):\n    pass\n\n\n"
+             "@policy('rigl', 'Mine')\nclass Mine(SparsityPolicy):\n    pass\n", "ValueError: rigl: "),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("code", "error"),
-    [
-        ("import nowhere_to_be_found\n", "ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
-        ("def broken(:\n", "SyntaxError: invalid syntax"),
-        ("raise SystemExit(3)\n", "SystemExit: 3"),
-        ("from sparcl.methods import policy\nfrom sparcl.components import SparsityPolicy\n\n\n"
-         "@policy('first', 'First')\nclass First(SparsityPolicy):\n    pass\n\n\n"
-         "@policy('rigl', 'Mine')\nclass Mine(SparsityPolicy):\n    pass\n", "ValueError: rigl: "),
-    ],
-    ids=["import", "syntax", "exit", "name"],
-)  # fmt: skip
-def test_a_broken_package_is_named_in_one_line_and_hides_nothing(site: Path, code: str, error: str) -> None:
+    "kind", [pytest.param(kind, marks=() if kind == "name" else pytest.mark.slow) for kind in BROKEN]
+)
+def test_a_broken_package_is_named_in_one_line_and_hides_nothing(site: Path, kind: str) -> None:
+    code, error = BROKEN[kind]
     (site / "broken_one.py").write_text(code)
     install(site, "broken_one")
     done = sparcl(site, "methods")

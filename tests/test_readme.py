@@ -16,6 +16,7 @@ README = documents.TOP / "README.md"
 LESS = {"make tables": {"CONFIG": "config/smoke.yaml"}, "make test": {"ARGS": "--collect-only -q"}}
 
 
+@pytest.mark.slow
 @pytest.mark.pipeline
 def test_every_command_works(tmp_path: Path) -> None:
     folder = documents.checkout(tmp_path / "checkout")

@@ -52,6 +52,8 @@ def test_the_flops_of_a_row_are_those_of_a_step(planned, digits) -> None:
     assert (row["method"], row["sparsity"], row["threads"]) == ("static-derpp", 0.5, 1)
     assert min(row["step_seconds"], row["dense_step_seconds"], row["inference_seconds"]) > 0
     assert row["step_time_saved"] > 0
+    masked = sum(c.weights for c in setting.costs if c.maskable)
+    assert row["dense_bytes"] - row["sparse_bytes"] == 4 * masked - 4 * (masked // 2) - masked // 8
 
 
 def test_a_schedule_is_at_its_end_when_it_is_timed(planned, digits) -> None:

@@ -18,7 +18,7 @@ import torch
 
 from sparcl import masks, methods, models, resolve, trainer
 from sparcl.cell import Cell
-from sparcl.costs import planning
+from sparcl.costs import memory, planning
 from sparcl.kernels import bench, library
 from sparcl.running import environment, identity
 from sparcl.streams import Stream
@@ -149,7 +149,17 @@ def _row(cell: Cell, own: Course, dense: Course, threads: int) -> dict[str, Any]
         "inference_time_saved": median(d / s for d, s in zip(dense.inference, own.inference, strict=True)),
         "inference_flops": inference_flops(own),
         "dense_inference_flops": inference_flops(dense),
+        **_stored(own.run),
     }
+
+
+def _stored(run: trainer.Run) -> dict[str, int]:
+    """Return {"dense_bytes", "sparse_bytes"} of the model on disk."""
+    counts, masked = run.masks.counts(), run.masks.parameters
+    others = sum(p.numel() for n, p in run.model.named_parameters() if n not in masked)
+    buffers = sum(b.numel() * b.element_size() for b in run.model.buffers())
+    found = memory.stored(others, buffers, [(p.numel(), counts[n]) for n, p in masked.items()])
+    return {f"{kind}_bytes": size for kind, size in found.items()}
 
 
 def machine(threads: int) -> dict[str, Any]:

@@ -15,6 +15,8 @@ import factory
 
 from analysis import collect, frames, plan
 
+pytestmark = pytest.mark.xdist_group("aggregation")
+
 MOST_BYTES = 2 * 2**30
 
 

@@ -21,21 +21,15 @@ from sparcl import cell, cli, methods, trainer
 from sparcl.files import atomic
 from sparcl.running import checkpoint, record, runner
 
+USUAL = {"sparcl-derpp": 8, "rigl-erk-derpp": 3, "icarl": 3, "packnet": 3, "lwta": 3}
+"""How often methods are killed, one for each kind of state; tests/test_contract.py continues every method."""
 OFTEN = ("er", "derpp", "sparcl-er", "sparcl-derpp", "rigl-derpp", "rigl-erk-derpp")
 WRITERS = tuple(f"{PACKAGE}/{name}" for name in ("atomic.py", "checkpoint.py", "runner.py", "record.py"))
 WRITERS += (shutil.__file__,)
 
 
-def is_usual(name: str) -> bool:
-    """Every learner, every method of its own, and every bundle once."""
-    bundle = name.rpartition("-")[0]
-    takes = [learner for learner in methods.learners() if f"{bundle}-{learner}" in methods.names()]
-    return not takes or name == f"{bundle}-{'derpp' if 'derpp' in takes else takes[0]}" or name in OFTEN
-
-
-CASES = [
-    pytest.param(name, 12 if name in OFTEN else 4, marks=() if is_usual(name) else pytest.mark.slow)
-    for name in methods.names()
+CASES = [pytest.param(name, kills) for name, kills in USUAL.items()] + [
+    pytest.param(name, 12 if name in OFTEN else 4, marks=pytest.mark.slow) for name in methods.names()
 ]
 
 
@@ -86,9 +80,11 @@ def test_killed_at_random_moments(
 @pytest.mark.parametrize(
     ("method", "places", "kills"),
     [
-        pytest.param("sparcl-derpp", (PACKAGE,), 25, id="sparcl-derpp anywhere"),
-        pytest.param("rigl-derpp", (PACKAGE,), 15, id="rigl-derpp anywhere"),
-        pytest.param("sparcl-derpp", WRITERS, 40, id="sparcl-derpp while writing"),
+        pytest.param("sparcl-derpp", (PACKAGE,), 6, id="sparcl-derpp anywhere"),
+        pytest.param("sparcl-derpp", WRITERS, 12, id="sparcl-derpp while writing"),
+        pytest.param("sparcl-derpp", (PACKAGE,), 30, id="sparcl-derpp anywhere, often", marks=pytest.mark.slow),
+        pytest.param("rigl-derpp", (PACKAGE,), 20, id="rigl-derpp anywhere, often", marks=pytest.mark.slow),
+        pytest.param("sparcl-derpp", WRITERS, 50, id="sparcl-derpp while writing, often", marks=pytest.mark.slow),
     ],
 )
 def test_killed_at_random_lines(
@@ -290,7 +286,7 @@ def test_a_command_line_leaves_the_signals_as_they_were(
 
 def test_a_killed_command_continues(small_cell: Callable[..., cell.Cell], tmp_path: Path) -> None:
     """The command as the workflow starts it, in a child of a zygote: its launcher is killed, and with it the child."""
-    chosen = small_cell("sparcl-derpp", epochs=20)
+    chosen = small_cell("sparcl-derpp", epochs=6)
     whole = runner.run_cell(chosen, tmp_path / "whole")
     line = ["sparcl", *command(chosen, tmp_path / "killed", "--quiet")]
     with launching.Run() as run:

@@ -34,7 +34,9 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("method", ["sparcl-derpp", "rigl-er", "lwta"])
+@pytest.mark.parametrize(
+    "method", ["sparcl-derpp", *(pytest.param(m, marks=pytest.mark.slow) for m in ("rigl-er", "lwta"))]
+)
 def test_everywhere_the_same(method: str, small_cell: Callable[..., cell.Cell], clone: Path, tmp_path: Path) -> None:
     """Processes beside each other, with other surroundings each, and this one after other cells."""
     chosen = small_cell(method, epochs=1, kernel="auto")

@@ -17,6 +17,7 @@ GUIDE = documents.TOP / "docs/newcomers.md"
 GALLERY = documents.TOP / "docs/gallery.md"
 
 
+@pytest.mark.slow
 @pytest.mark.pipeline
 def test_the_guide_leads_to_a_new_row(tmp_path: Path) -> None:
     folder = documents.checkout(tmp_path / "checkout")

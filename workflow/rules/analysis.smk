@@ -39,10 +39,17 @@ rule results:
         f"cp {{input.collected:q}} {RESULTS} 2> {{log:q}}"
 
 
+def measured(wildcards):
+    """Return the measured times, for the table and the figure that are about them."""
+    name = wildcards.get("table") or wildcards.get("figure")
+    return rules.timing.output if name == "counted_against_measured" else []
+
+
 rule table:
     """One table as CSV, Markdown, LaTeX and HTML; what is missing is listed under it."""
     input:
         rules.results.output,
+        measured,
     output:
         report(
             f"{RESULTS}/tables/{{table}}.csv",
@@ -66,6 +73,7 @@ rule figure:
     """One figure as SVG, PNG and PDF, with its caption and what it lacks."""
     input:
         rules.results.output,
+        measured,
     output:
         report(
             f"{RESULTS}/figures/{{figure}}.svg",
