@@ -6,10 +6,10 @@ missing; the file then says what it lacks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from analysis.plan import APART, Document, apart, bundle, in_main, is_sparse_training, swept
+from analysis.plan import APART, GAIN, PILOT, Document, apart, bundle, in_main, is_sparse_training, swept
 
 PARTS = {"tdm": "sparsity", "ddr": "data", "dgm": "gradient"}
 """SparCL's parts, and the kind of policy that each is."""
@@ -67,6 +67,10 @@ def _sparse(cells: Cells, plan: Document) -> bool:
     return any(c["is_sparse"] for c in cells)
 
 
+def _has(plan: Document, group: str) -> bool:
+    return any(group in entry["groups"] for entry in plan["cells"])
+
+
 def _any(cells: Cells, plan: Document) -> bool:
     return bool(cells)
 
@@ -80,10 +84,12 @@ TABLES: dict[str, Applies] = {
     "primary": lambda cells, plan: plan["analysis"] or _rivals(cells),
     "power": lambda cells, plan: plan["analysis"],
     "regime": lambda cells, plan: any(c["family"] == "rehearsal" and not c["sparsity"] for c in cells),
+    "gain": lambda cells, plan: _has(plan, GAIN),
     "continual_learning": lambda cells, plan: any(c["family"] not in ("sparse-baseline", "ablation") for c in cells),
     "sparse_baselines": lambda cells, plan: any(c["family"] == "sparse-baseline" and c["sparsity"] > 0 for c in cells),
     "ablation": lambda cells, plan: _ablation(cells),
     "ablation_effects": _effects,
+    "counted_against_measured": _sparse,
     "memory": _any,
     "sweep": _any,
     "published": lambda cells, plan: True,
@@ -91,7 +97,9 @@ TABLES: dict[str, Applies] = {
 }
 FIGURES: dict[str, Applies] = {
     "accuracy_vs_flops": _sparse,
+    "counted_against_measured": _sparse,
     "accuracy_vs_sparsity": lambda cells, plan: len({c["sparsity"] for c in cells if c["is_sparse"]}) > 1,
+    "gain": lambda cells, plan: _has(plan, GAIN),
     "accuracy_per_task": _by_task,
     "accuracy_matrices": lambda cells, plan: any(not c["task_il_only"] for c in cells),
     "forgetting_bars": _by_task,
@@ -103,19 +111,20 @@ FIGURES: dict[str, Applies] = {
 
 def tables(plan: Document) -> list[str]:
     """Return the names of the tables that a plan (``plan.json`` as it was read) gives, in the report's order."""
-    return _names(plan, TABLES)
+    return _names(plan, TABLES, (PILOT,))
 
 
 def figures(plan: Document) -> list[str]:
     """Return the names of the figures that a plan gives, in the report's order."""
-    return _names(plan, FIGURES)
+    return _names(plan, FIGURES, APART)
 
 
-def _names(plan: Document, known: dict[str, Applies]) -> list[str]:
+def _names(plan: Document, known: dict[str, Applies], elsewhere: Iterable[str]) -> list[str]:
+    """Return the names of ``known`` that apply; the groups ``elsewhere`` are shown in other ways than as sweeps."""
     cells, found = _main_cells(plan), []
     for name, applies in known.items():
         if name == "sweep":
-            found += [SWEEP + group for group in swept(plan["config"]) if group not in APART]
+            found += [SWEEP + group for group in swept(plan["config"]) if group not in elsewhere]
         elif applies(cells, plan):
             found.append(name)
     return found

@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from analysis import frames, statistics
+from analysis import frames, gain, statistics
 from analysis.configurations import Configuration, configurations, dense_of, flops_ratio
 from analysis.contrasts import DENSE, HIGHER, LOWER, NOT_TESTED, NOT_TOLD, OURS, Finding, findings
 from analysis.frames import Results
+from analysis.gain import Effect
 from analysis.statistics import ALPHA, Paired
 from analysis.typeset import TIMES, difference, fixed, p_value
 
@@ -84,7 +85,7 @@ def claims(results: Results) -> list[Claim]:
     ours = [c for c in pool if c.bundle == OURS and c.n and c.sparsity > 0]
     found = findings(results)
     answers = [
-        _gain(ours, pool, found), _fewer_flops(ours, pool), _against_baselines(ours, pool, found),
+        _gain(ours, pool, found, _parts(results)), _fewer_flops(ours, pool), _against_baselines(ours, pool, found),
         _beats_finetuning(pool),
     ]  # fmt: skip
     return [answer for answer in answers if answer is not None]
@@ -113,19 +114,38 @@ def _fewer_flops(ours: Sequence[Configuration], pool: Sequence[Configuration]) -
     )
 
 
-def _gain(ours: Sequence[Configuration], pool: Sequence[Configuration], contrasts: Sequence[Finding]) -> Claim | None:
+def _gain(
+    ours: Sequence[Configuration], pool: Sequence[Configuration], contrasts: Sequence[Finding], parts: Sequence[Effect]
+) -> Claim | None:
     pairs = [(f"{_where(c)} against {dense.label}", c, dense) for c in ours if (dense := dense_of(c, pool))]
     found = compare_all(pairs, "class_il")
-    if not found:
+    averages = [c.line() for c in contrasts if {c.contrast.first, c.contrast.second} == {OURS, DENSE} and c.paired.n]
+    answers = []
+    if averages:
+        answers.append(f"averaged over the settings within each seed (table primary), {'; '.join(averages)}")
+    if found:
+        answers.append(
+            "one setting at a time, Class-IL, SparCL minus the dense method of the same learner and buffer, "
+            f"exploratory: {tally(found)}"
+        )
+    if parts:
+        answers.append("what the gain is made of (table gain), exploratory, in points of Class-IL:")
+    if not answers:
         return None
-    averages = [c.line() for c in contrasts if {c.contrast.first, c.contrast.second} == {OURS, DENSE}]
     return Claim(
         "Up to +1.7 points of accuracy over the dense state of the art.",
-        "Measured, averaged over the settings within each seed (table primary): "
-        f"{'; '.join(averages)}. One setting at a time, Class-IL, SparCL minus the dense method of the same learner "
-        f"and buffer, exploratory: {tally(found)}.",
+        "Measured: " + ". ".join(text[0].upper() + text[1:] if index else text for index, text in enumerate(answers))
+        + ("" if parts else "."),
         [c.line() for c in found],
-    )
+        [f"{' '.join(filter(None, (part.name, part.where and f'({part.where})')))}: "
+         f"{difference(part.found['class_il'])} (n = {part.found['class_il'].n})" for part in parts],
+    )  # fmt: skip
+
+
+def _parts(results: Results) -> list[Effect]:
+    """Return the effects that say what a gain over dense training is made of."""
+    found = gain.effects(results, ["class_il"])
+    return [e for e in found if e.kind == "main" or (e.kind == "comparison" and e.name.endswith(f"minus {DENSE}"))]
 
 
 def _against_baselines(

@@ -16,17 +16,23 @@ from analysis.configurations import Configuration, configurations
 from analysis.frames import Results
 from analysis.plan import GAIN, Method
 from analysis.statistics import Paired
+from analysis.typeset import TIMES
 
 HEAD, REPLAY = "protocol.single_head", "protocol.replay_start"
-LOSS = {True: "loss over the task's classes", False: "loss over all classes"}
-START = {"second-task": "replay from the second task", "immediately": "replay at once"}
-REMOVAL = {True: "data removal", False: "no data removal"}
+LEVELS: Mapping[int, Mapping[bool | str, str]] = {
+    1: {True: "loss over the task's classes", False: "loss over all classes"},
+    2: {"second-task": "replay from the second task", "immediately": "replay at once"},
+    3: {True: "data removal", False: "no data removal"},
+}
+"""Loss, replay and removal by where they stand in a place; the level that SparCL has first."""
+WORDS = {1: "loss", 2: "replay", 3: "removal"}
 OWN, DER = (True, "second-task"), (False, "immediately")
 """Loss and replay of SparCL's code; of DER's, from whose paper the published dense figures are."""
-TRAINING, PLACES = 0, {"loss": 1, "replay": 2, "removal": 3}
-"""Where a factor stands in the coordinates of a cell."""
+BY_SOURCE = (
+    "each by its source: loss over the task's classes, replay from the second task; loss over all, replay at once"
+)
+"""How a comparison between papers is made: SparCL by its code, the other one by DER's."""
 
-Level = bool | str
 Place = tuple[str, bool, str, bool]
 """How weights are trained, whether the loss is over the task's classes, when replay begins, whether data is removed."""
 Cells = Mapping[tuple[Place, tuple], Configuration]
@@ -35,39 +41,60 @@ Cells = Mapping[tuple[Place, tuple], Configuration]
 
 @dataclass(frozen=True)
 class Factor:
-    """Two levels of a factor: its effect is ``high`` minus ``low``. ``axis``: where it stands in a place."""
+    """Two levels of a factor, ``high`` minus ``low`` being its effect; ``axis``: where it stands in a place."""
 
     axis: int
-    high: Level
-    low: Level
+    high: bool | str
+    low: bool | str
     name: str
+
+    @property
+    def short(self) -> str:
+        """What figures call it."""
+        return WORDS.get(self.axis, self.name)
 
 
 @dataclass(frozen=True)
 class Effect:
-    """An effect in points, by metric.
+    """An effect in points.
 
     Attributes:
-        kind: "comparison" (two places), "main" or "interaction".
-        name: what minus what; of an interaction the first factor, and where.
-        found: by metric.
-        at_low, at_high: of an interaction, the first factor's effect in Class-IL at either level of the second.
-        pairs: over how many pairs of cells a seed's value is averaged (of an interaction: of pairs).
+        kind: "comparison" of two methods under one or two protocols, "main" effect or "interaction".
+        name: what minus what.
+        where: of a comparison the protocol; of an interaction the second factor, by whose levels ``name`` differs.
+        found: by metric; of an interaction the difference of differences.
+        pairs: how many pairs of cells (of an interaction: of pairs) a seed's value is averaged over.
+        short: what figures call it.
+        at_low, at_high: of an interaction, the first factor's effect in Class-IL at the second's levels.
     """
 
     kind: str
     name: str
+    where: str
     found: Mapping[str, Paired]
     pairs: int
+    short: str = ""
     at_low: Paired | None = None
     at_high: Paired | None = None
 
 
+def effects(results: Results, metrics: Iterable[str] = ("class_il", "task_il")) -> list[Effect]:
+    """Return the comparisons that a paper could make, the main effects, and the interactions of two factors."""
+    metrics = tuple(metrics)
+    cells, labels = cells_of(results)
+    crossed = factors(cells, labels)
+    made = _comparisons(cells, labels, results.plan.methods, metrics)
+    for factor in crossed:
+        made.append(_effect("main", factor.name, "", _pairs(cells, factor), metrics))
+    for index, one in enumerate(crossed):
+        made += [_interaction(cells, one, other, metrics) for other in crossed[index + 1 :] if one.axis != other.axis]
+    return [effect for effect in made if effect.pairs]
+
+
 def cells_of(results: Results) -> tuple[Cells, dict[str, str]]:
     """Return the finished cells of the design by place, and what to call each way of training, SparCL's first."""
-    found = [
-        c for c in configurations(frames.in_group(results.frame, GAIN)) if c.n and {HEAD, REPLAY} <= c.params.keys()
-    ]
+    group = configurations(frames.in_group(results.frame, GAIN))
+    found = [c for c in group if c.n and {HEAD, REPLAY} <= c.params.keys()]
     levels = sorted({c.sparsity for c in found if c.sparsity}) or [0.0]
     cells: dict[tuple[Place, tuple], Configuration] = {}
     labels: dict[str, str] = {}
@@ -82,66 +109,60 @@ def cells_of(results: Results) -> tuple[Cells, dict[str, str]]:
 
 
 def factors(cells: Cells, labels: Mapping[str, str]) -> list[Factor]:
-    """Return the factors that the design crosses: SparCL's training against every other, loss, replay, removal."""
+    """Return the factors that are crossed: SparCL's training against every other, then loss, replay and removal."""
     ours, *others = labels or [""]
-    made = [Factor(TRAINING, ours, other, f"{labels[ours]} minus {labels[other]}") for other in others]
-    for axis, names, high, low in ((1, LOSS, True, False), (2, START, *START), (3, REMOVAL, True, False)):
+    made = [Factor(0, ours, other, f"{labels[ours]} minus {labels[other]}") for other in others]
+    for axis, names in LEVELS.items():
+        high, low = names
         if {high, low} <= {place[axis] for place, _ in cells}:
-            made.append(Factor(axis, high, low, f"{names[high]} minus {names[low]}"))  # type: ignore[index]
+            made.append(Factor(axis, high, low, f"{names[high]} minus {names[low]}"))
     return made
 
 
-def effects(results: Results, metrics: Iterable[str] = ("class_il", "task_il")) -> list[Effect]:
-    """Return the comparisons that a paper could make, the main effects, and the interactions of two factors."""
-    cells, labels = cells_of(results)
-    metrics, crossed = tuple(metrics), factors(cells, labels)
-    made = _comparisons(cells, labels, results.plan.methods, metrics)
-    for factor in crossed:
-        pairs = _pairs(cells, factor)
-        made.append(Effect("main", factor.name, {m: _pooled(pairs, m) for m in metrics}, len(pairs)))
-    for index, one in enumerate(crossed):
-        for other in crossed[index + 1 :]:
-            if one.axis != other.axis:
-                made.append(_interaction(cells, one, other, metrics))
-    return [effect for effect in made if effect.pairs]
+Pairs = list[tuple[Configuration, Configuration]]
 
 
-def _moved(place: Place, axis: int, level: Level) -> Place:
-    return (*place[:axis], level, *place[axis + 1 :])  # type: ignore[return-value]
+def _effect(kind: str, name: str, where: str, pairs: Pairs, metrics: Iterable[str]) -> Effect:
+    return Effect(kind, name, where, {metric: _pooled(pairs, metric) for metric in metrics}, len(pairs), name)
 
 
-def _pairs(cells: Cells, factor: Factor, other: Factor | None = None, level: Level = "") -> list[tuple]:
-    """Return the pairs of cells that differ in a factor alone; of ``other``, if given, at one level of it."""
+def _pooled(pairs: Pairs, metric: str) -> Paired:
+    return contrasts.pooled([(one.seeds(metric), other.seeds(metric)) for one, other in pairs])
+
+
+def _moved(place: Place, axis: int, level: bool | str) -> Place:
+    moved: list = list(place)
+    moved[axis] = level
+    return tuple(moved)  # type: ignore[return-value]
+
+
+def _pairs(cells: Cells, factor: Factor, axis: int = 0, level: bool | str = "") -> Pairs:
+    """Return the pairs of cells that differ in a factor alone; with ``level``, those at that level on ``axis``."""
     return [
         (c, cells[low])
         for (place, setting), c in cells.items()
         if place[factor.axis] == factor.high
-        and (other is None or place[other.axis] == level)
+        and level in ("", place[axis])
         and (low := (_moved(place, factor.axis, factor.low), setting)) in cells
     ]
 
 
-def _pooled(pairs: Iterable[tuple[Configuration, Configuration]], metric: str) -> Paired:
-    return contrasts.pooled([(one.seeds(metric), other.seeds(metric)) for one, other in pairs])
-
-
 def _interaction(cells: Cells, one: Factor, other: Factor, metrics: Iterable[str]) -> Effect:
-    """How much larger the first factor's effect is at the second's high level: a difference of differences."""
+    """How much larger the first factor's effect is at the second's high level than at its low one."""
     squares = []
-    for (place, setting), _ in cells.items():
-        if place[one.axis] != one.high or place[other.axis] != other.high:
-            continue
-        left, right = _moved(place, one.axis, one.low), _moved(place, other.axis, other.low)
-        corners = [(p, setting) for p in (place, _moved(left, other.axis, other.low), left, right)]
-        if all(corner in cells for corner in corners):
-            squares.append([cells[corner] for corner in corners])
+    for place, setting in cells:
+        if (place[one.axis], place[other.axis]) == (one.high, other.high):
+            left, below = _moved(place, one.axis, one.low), _moved(place, other.axis, other.low)
+            corners = [(p, setting) for p in (place, _moved(left, other.axis, other.low), left, below)]
+            if all(corner in cells for corner in corners):
+                squares.append(tuple(cells[corner] for corner in corners))
     found = {
-        metric: contrasts.pooled([(_added(*square[:2], metric), _added(*square[2:], metric)) for square in squares])
+        metric: contrasts.pooled([(_added(a, d, metric), _added(b, c, metric)) for a, d, b, c in squares])
         for metric in metrics
     }
-    sides = (_pooled(_pairs(cells, one, other, level), "class_il") for level in (other.low, other.high))
-    high, low = other.name.split(" minus ")
-    return Effect("interaction", f"{one.name}: at {high} minus at {low}", found, len(squares), *sides)
+    at_low, at_high = (_pooled(_pairs(cells, one, other.axis, level), "class_il") for level in (other.low, other.high))
+    short = f"{one.short} {TIMES} {other.short}"
+    return Effect("interaction", one.name, other.name, found, len(squares), short, at_low, at_high)
 
 
 def _added(one: Configuration, other: Configuration, metric: str) -> dict[int, float]:
@@ -153,20 +174,20 @@ def _added(one: Configuration, other: Configuration, metric: str) -> dict[int, f
 def _comparisons(
     cells: Cells, labels: Mapping[str, str], methods: Mapping[str, Method], metrics: Iterable[str]
 ) -> list[Effect]:
-    """SparCL, with data removal, minus each way of training without: each by its source's protocol, then by one."""
+    """SparCL with its data removal minus each way of training without: each by its source, then by one protocol."""
     ours, *others = labels or [""]
     whole = next((c.bundle for (place, _), c in cells.items() if (place[0], place[3]) == (ours, True)), "")
-    name = contrasts.label_of(whole, methods)
+    protocols: dict[str, tuple[tuple, tuple]] = {BY_SOURCE: (OWN, DER)}
+    for head, loss in LEVELS[1].items():
+        protocols |= {f"both: {loss}, {text}": ((head, start), (head, start)) for start, text in LEVELS[2].items()}
     made = []
     for other in others:
-        versions = {"each by its source": (OWN, DER)}
-        versions |= {f"both: {LOSS[h]}, {START[s]}": ((h, s), (h, s)) for h in LOSS for s in START}
-        for text, (own, rivals) in versions.items():
+        for where, (own, theirs) in protocols.items():
             pairs = [
                 (c, cells[low])
                 for (place, setting), c in cells.items()
-                if place == (ours, *own, True) and (low := ((other, *rivals, False), setting)) in cells
+                if place == (ours, *own, True) and (low := ((other, *theirs, False), setting)) in cells
             ]
-            title = f"{name} minus {labels[other]}, {text}"
-            made.append(Effect("comparison", title, {m: _pooled(pairs, m) for m in metrics}, len(pairs)))
+            name = f"{contrasts.label_of(whole, methods)} minus {labels[other]}"
+            made.append(_effect("comparison", name, where, pairs, metrics))
     return made

@@ -36,6 +36,8 @@ BUNDLES = {
     "tdm-dgm": ("TDM+DGM", "ablation", {"sparsity": "tdm", "gradient": "dgm"}),
     "ddr": ("DDR", "ablation", {"data": "ddr"}),
     "dgm": ("DGM", "ablation", {"gradient": "dgm"}),
+    "static-ddr": ("Static+DDR", "ablation", {"sparsity": "static", "data": "ddr"}),
+    "rigl-ddr": ("RigL+DDR", "ablation", {"sparsity": "rigl", "data": "ddr"}),
     "fixed": ("fixed mask", "ablation", {"sparsity": "static"}),
     "fixed-ddr-dgm": ("fixed+DDR+DGM", "ablation", {"sparsity": "static", "gradient": "dgm", "data": "ddr"}),
     "static": ("Static", "sparse-baseline", {"sparsity": "static"}),

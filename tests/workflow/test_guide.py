@@ -43,10 +43,11 @@ def test_the_gallery_has_every_figure_in_order() -> None:
 def test_each_section_says_what_shows_and_how(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text = sections()[name]
     shown = [image for image in re.findall(r"figures/([\w-]+)\.png\)", text) if catalog.module_of(image) == name]
-    assert shown
+    committed = list((documents.TOP / "results/reference").glob(f"*/figures/{name}*.png"))
+    assert shown or not committed
     assert len(text.split("![")[0].split()) > 8
     command = shlex.split(re.search(r"```console\n(.*)\n```", text)[1])
     assert command[:3] == ["python", "-m", "analysis"]
     options = vars(command_line.parser().parse_args(command[3:]))
     assert options["command"] == "figure"
-    assert options["names"] == shown[:1]
+    assert options["names"] == (shown[:1] or [name])
