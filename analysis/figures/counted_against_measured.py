@@ -52,10 +52,11 @@ def _panel(ax: Axes, scene: Scene, rows: list[Timed], what: str) -> None:
             x = [t.row[f"dense_{what}_flops"] / t.row[f"{what}_flops"] for t in line]
             y = [t.row[f"{what}_time_saved"] for t in line]
             ax.plot(x, y, linewidth=0.9, markersize=5, alpha=0.9, **look(line[0].configuration).marks)
-    limits = ax.get_xlim()
+    across, up = ax.get_xlim(), ax.get_ylim()
     ax.plot([0.5, 100], [0.5, 100], color=LIGHT, linewidth=4, zorder=0)
     ax.axhline(1, color=GREY, linewidth=0.6, linestyle=":", zorder=0)
-    ax.set_xlim(limits)
+    ax.set_xlim(across)
+    ax.set_ylim(min(up[0], 0.8), max(up[1], across[1]))
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "235" else ""))
