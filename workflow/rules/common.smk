@@ -103,6 +103,12 @@ def identity(wildcards):
     return CELLS[wildcards.cell]["identity"]
 
 
+def measured(wildcards):
+    """Return the measured times, for the table and the figure that are about them."""
+    name = wildcards.get("table") or wildcards.get("figure")
+    return [f"{RESULTS}/timing.json"] if name == "counted_against_measured" else []
+
+
 def gpus(wildcards):
     return int(CELLS[wildcards.cell]["cell"]["device"] == "cuda")
 
