@@ -301,7 +301,7 @@ name: long
 title: Long
 stream: split-digits
 seeds: 2
-defaults: {epochs: 3, width: 4}
+defaults: {epochs: 3, batch_size: 32, width: 4}
 groups:
   one: {methods: [lingers-derpp], buffers: [20], sparsities: [0.75]}
 """
