@@ -74,7 +74,7 @@ def config(checkout) -> str:
     assert "reason: Missing output files" in dry
     assert not (checkout.folder / "results/small").exists()
     output = checkout.snakemake(name)
-    single = dict.fromkeys(("data", "collect", "results", "report", "default"), 1)
+    single = dict.fromkeys(("data", "timing", "collect", "results", "report", "default"), 1)
     expected = {**single, **planned(checkout, "small"), "cell": 4}
     assert jobs(dry) == {**expected, "total": sum(expected.values())}
     assert "cells to run: 4; records in results/small/runs" in output
