@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from analysis.plan import APART, GAIN, PILOT, Document, apart, bundle, in_main, is_sparse_training, swept
+from analysis.plan import APART, GAIN, PILOT, Document, apart, bundle, in_main, is_losses, is_sparse_training, swept
 
 PARTS = {"tdm": "sparsity", "ddr": "data", "dgm": "gradient"}
 """SparCL's parts, and the kind of policy that each is."""
@@ -91,6 +91,7 @@ TABLES: dict[str, Applies] = {
     "ablation_effects": _effects,
     "memory": _any,
     "sweep": _any,
+    "losses_as_published": lambda cells, plan: any(map(is_losses, plan["config"]["groups"])),
     "published": lambda cells, plan: True,
     "all_cells": lambda cells, plan: True,
 }

@@ -11,23 +11,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from analysis import contrasts, frames
+from analysis import contrasts, frames, protocols
 from analysis.configurations import Configuration, configurations
 from analysis.frames import Results
 from analysis.plan import GAIN, Method
 from analysis.statistics import Paired
 from analysis.typeset import TIMES
 
-HEAD, REPLAY = "protocol.single_head", "protocol.replay_start"
 LEVELS: Mapping[int, Mapping[bool | str, str]] = {
-    1: {True: "loss over the task's classes", False: "loss over all classes"},
-    2: {"second-task": "replay from the second task", "immediately": "replay at once"},
+    1: protocols.LOSS,
+    2: protocols.START,
     3: {True: "data removal", False: "no data removal"},
 }
 """Loss, replay and removal by where they stand in a place; the level that SparCL has first."""
 WORDS = {1: "loss", 2: "replay", 3: "removal"}
-OWN, DER = (True, "second-task"), (False, "immediately")
-"""Loss and replay of SparCL's code; of DER's, from whose paper the published dense figures are."""
 BY_SOURCE = (
     "each by its source: loss over the task's classes, replay from the second task; loss over all, replay at once"
 )
@@ -94,13 +91,13 @@ def effects(results: Results, metrics: Iterable[str] = ("class_il", "task_il")) 
 def cells_of(results: Results) -> tuple[Cells, dict[str, str]]:
     """Return the finished cells of the design by place, and what to call each way of training, SparCL's first."""
     group = configurations(frames.in_group(results.frame, GAIN))
-    found = [c for c in group if c.n and {HEAD, REPLAY} <= c.params.keys()]
+    found = [c for c in group if c.n and {protocols.HEAD, protocols.REPLAY} <= c.params.keys()]
     levels = sorted({c.sparsity for c in found if c.sparsity}) or [0.0]
     cells: dict[tuple[Place, tuple], Configuration] = {}
     labels: dict[str, str] = {}
     for c in found:
         training = "+".join(filter(None, (c.policies["sparsity"], c.policies["gradient"]))) or contrasts.DENSE
-        place = training, c.params[HEAD], c.params[REPLAY], bool(c.policies["data"])
+        place = training, *protocols.of(c.params), bool(c.policies["data"])
         for sparsity in [c.sparsity] if c.sparsity else levels:
             cells[place, (c.learner, c.buffer, sparsity)] = c
         if training not in labels or not c.policies["data"]:
@@ -177,12 +174,12 @@ def _comparisons(
     """SparCL with its data removal minus each way of training without: each by its source, then by one protocol."""
     ours, *others = labels or [""]
     whole = next((c.bundle for (place, _), c in cells.items() if (place[0], place[3]) == (ours, True)), "")
-    protocols: dict[str, tuple[tuple, tuple]] = {BY_SOURCE: (OWN, DER)}
+    versions: dict[str, tuple[tuple, tuple]] = {BY_SOURCE: (protocols.OWN, protocols.DER)}
     for head, loss in LEVELS[1].items():
-        protocols |= {f"both: {loss}, {text}": ((head, start), (head, start)) for start, text in LEVELS[2].items()}
+        versions |= {f"both: {loss}, {text}": ((head, start), (head, start)) for start, text in LEVELS[2].items()}
     made = []
     for other in others:
-        for where, (own, theirs) in protocols.items():
+        for where, (own, theirs) in versions.items():
             pairs = [
                 (c, cells[low])
                 for (place, setting), c in cells.items()

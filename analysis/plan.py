@@ -15,6 +15,8 @@ PILOT = "pilot"
 """The group that trains dense learners longer, to show that tasks are learned."""
 GAIN = "gain"
 """The group that crosses what a gain of SparCL over dense training may be made of."""
+LOSSES = "published-losses"
+"""The group, or what the names of groups begin with, whose rows are each under the loss of its source."""
 APART = (PILOT, GAIN)
 """Groups with a table of their own that answers another question than which method is best."""
 LARGEST = 2**30
@@ -230,10 +232,17 @@ def swept(config: Config) -> dict[str, list[str]]:
     return found
 
 
+def is_losses(group: str) -> bool:
+    """Whether a group holds methods under the losses that their sources used."""
+    return group == LOSSES or group.startswith(f"{LOSSES}-")
+
+
 def apart(config: Config) -> set[str]:
     """Return the groups whose cells are in no comparison between methods unless another group names them, too."""
     groups = config.get("groups", {})
-    return {name for name in groups if name in APART or "budget" in groups[name]} | swept(config).keys()
+    return {name for name in groups if name in APART or is_losses(name) or "budget" in groups[name]} | swept(
+        config
+    ).keys()
 
 
 def sweep_title(config: Config, group: str) -> str:

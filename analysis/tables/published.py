@@ -11,9 +11,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from analysis import frames, statistics
+from analysis import protocols, statistics
 from analysis.configurations import Configuration, configurations, dense_of
 from analysis.frames import Results
+from analysis.plan import is_losses
 from analysis.tables.columns import MEGABYTE
 from analysis.typeset import DASH, MINUS, Column, Row, Table, fixed, scientific
 
@@ -44,6 +45,10 @@ LABELS = {
 """Labels of the published methods, for those that no record names. PNN is not in this suite."""
 PROTOCOL = {"model": "resnet18", "width": 64, "batch_size": 32}
 EPOCHS = {"split-cifar10": 50, "split-cifar100": 50, "split-tiny-imagenet": 100}
+DENSE = {"finetune", "joint", "ewc", "lwf", "agem", "icarl", "fdr", "er", "der", "derpp"}
+"""Methods whose figures in SparCL's tables are the DER paper's."""
+OF_SPARCL = {"table1", "table2", "table3", "bounds"}
+"""Where SparCL's paper prints figures."""
 NOT_COMPARABLE = {
     ("lightcl", "training_flops"): "another count of FLOPs, not comparable",
     ("lightcl", "memory_mib"): "another count of memory, not comparable",
@@ -65,6 +70,22 @@ def _measured(metric: str, row: Configuration, pool: Sequence[Configuration]) ->
     return {}
 
 
+def source_protocol(figure) -> tuple[bool, str] | None:
+    """Return loss and replay of the runs behind a published accuracy; None where they are not known."""
+    if figure.method.startswith(("sparcl-", "tdm-")) and figure.table != "lightcl":
+        return protocols.OWN
+    return protocols.DER if figure.table in OF_SPARCL and figure.method in DENSE else None
+
+
+def _protocol(figure, row: Configuration) -> list[str]:
+    """Say how loss and replay differ from those of the published runs."""
+    wanted, own = source_protocol(figure), protocols.of(row.params)
+    if wanted is None:
+        return [f"{protocols.text(own)} (published: not known)"]
+    texts = ((protocols.LOSS, own[0], wanted[0]), (protocols.START, own[1], wanted[1]))
+    return [f"{names[mine]} (published: {names[theirs]})" for names, mine, theirs in texts if mine != theirs]
+
+
 def protocol_differences(figure, row: Configuration) -> list[str]:
     """How the runs of ``row`` differ from the protocol that the figure was published for."""
     cell = row.rows.iloc[0]
@@ -74,12 +95,15 @@ def protocol_differences(figure, row: Configuration) -> list[str]:
         found.append(f"{cell['epochs']} epochs a task (published {epochs})")
     if figure.runs is not None and figure.metric in ("class_il", "task_il") and row.n != figure.runs:
         found.append(f"n = {row.n} (published {figure.runs})")
+    if figure.metric in ("class_il", "task_il"):
+        found += _protocol(figure, row)
     if cell["precision"] != "float32":
         found.append(f"precision {cell['precision']}")
     if row.buffer != (figure.buffer or 0):
         found.append(f"buffer {row.buffer}, no replay memory (published {figure.buffer})")
-    if row.variant:
-        found.append(f"settings {row.variant}")
+    settings = [text for text in cell["settings"] if not text.startswith((protocols.HEAD, protocols.REPLAY))]
+    if settings:
+        found.append(f"settings {'+'.join(settings)}")
     return found + ([figure.note] if figure.note else [])
 
 
@@ -116,7 +140,8 @@ def table(results: Results, load: Callable[[], Sequence] | None = None) -> Table
         import sparcl.costs.published
 
         load = sparcl.costs.published.load
-    pool = configurations(frames.main_rows(results.frame))
+    as_published = results.frame.groups.map(lambda groups: any(map(is_losses, groups)))
+    pool = configurations(results.frame[results.frame.main | as_published])
     names = LABELS | {name: method["label"] for name, method in results.plan.methods.items()}
     figures = [figure for figure in load() if figure.stream and figure.metric in QUANTITY]
     stream = results.plan.stream["name"]
@@ -136,7 +161,7 @@ def table(results: Results, load: Callable[[], Sequence] | None = None) -> Table
             "difference": DASH, "protocol": "", "n": 0,
         }  # fmt: skip
         if rows:
-            row = min(rows, key=lambda row: len(row.setting))
+            row = min(rows, key=lambda row: (len(_protocol(figure, row)), len(row.setting)))
             values |= _beside(figure, row, pool)
         elif figure.note:
             values["protocol"] = figure.note

@@ -64,7 +64,7 @@ def parts(method: str) -> tuple[str, str]:
 
 def cell(method: str, sparsity: float = 0.0, buffer: int = 0, seed: int = 0, params: Mapping | None = None,
          stream: str = "split-digits", **fields: Any) -> dict[str, Any]:  # fmt: skip
-    resolved = {"sgd.momentum": 0.0} | dict(params or {})
+    resolved = {"protocol.single_head": True, "protocol.replay_start": "second-task"} | dict(params or {})
     policies = BUNDLES.get(parts(method)[0], ("", "", {}))[2]
     if "data" in policies:
         resolved = {"ddr.proportion": 0.3, "ddr.cutoff": 4} | resolved

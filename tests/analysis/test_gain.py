@@ -18,6 +18,7 @@ from analysis import catalog, claims, gain
 from analysis.figures import gain as figure
 from analysis.figures import style
 from analysis.figures.scene import Scene
+from analysis.protocols import HEAD, REPLAY
 
 TRAINING = {"dense": "derpp", "static": "static-derpp", "rigl": "rigl-derpp", "tdm+dgm": "tdm-dgm-derpp"}
 REMOVING = {"dense": "ddr-derpp", "static": "static-ddr-derpp", "rigl": "rigl-ddr-derpp", "tdm+dgm": "sparcl-derpp"}
@@ -38,9 +39,9 @@ def truth(training, head, start, removal, seed):
 def items(levels=LEVELS, buffers=(50,), seeds=3):
     for training, head, start, removal in levels:
         method = (REMOVING if removal else TRAINING)[training]
-        params = {gain.HEAD: head, gain.REPLAY: start}
+        params = {HEAD: head, REPLAY: start}
         variant = {key: value for key, value in params.items() if (key, value) not in
-                   ((gain.HEAD, True), (gain.REPLAY, "second-task"))}  # fmt: skip
+                   ((HEAD, True), (REPLAY, "second-task"))}  # fmt: skip
         for buffer, seed in itertools.product(buffers, range(seeds)):
             sparsity = 0.0 if training == "dense" else 0.9
             yield factory.entry(factory.cell(method, sparsity, buffer, seed, params), ["gain"], variant)
@@ -48,7 +49,7 @@ def items(levels=LEVELS, buffers=(50,), seeds=3):
 
 def collected(folder, entries, skip=()):
     """Records whose final Class-IL is the truth, in every task."""
-    plan = factory.plan(entries, sweeps={"gain": [gain.HEAD, gain.REPLAY]})
+    plan = factory.plan(entries, sweeps={"gain": [HEAD, REPLAY]})
     file = factory.write(folder, plan, skip)
     for entry in plan["cells"]:
         where, cell = file.parent / "runs" / entry["path"] / "record.json", entry["cell"]
@@ -56,7 +57,7 @@ def collected(folder, entries, skip=()):
             continue
         facts = factory.facts(cell["method"])["policies"]
         training = "+".join(filter(None, (facts["sparsity"], facts["gradient"]))) or "dense"
-        place = training, cell["params"][gain.HEAD], cell["params"][gain.REPLAY], bool(facts["data"])
+        place = training, cell["params"][HEAD], cell["params"][REPLAY], bool(facts["data"])
         record = json.loads(where.read_text())
         record["results"]["accuracy"]["class_il"][-1] = [truth(*place, cell["seed"]) + 0.1 * cell["buffer"]] * 5
         where.write_text(json.dumps(factory.sealed(record)))

@@ -243,9 +243,67 @@ def test_published_beside_measured(cifar):
     assert rows[0]["status"] == "recalled, unverified"
     assert "width 20 (published 64)" in rows[0]["protocol"]
     assert "n = 2 (published 3)" in rows[0]["protocol"]
+    assert "loss" not in rows[0]["protocol"]  # SparCL's own
     paper = [entry["planned"]["flops_paper"] for entry in cifar.plan.cells]
     assert float(rows[1]["measured_value"]) == pytest.approx(np.mean(paper))
     assert (rows[2]["measured"], rows[2]["measured_value"]) == ("not run", "")
+
+
+def test_published_names_the_loss_among_the_differences(tmp_path):
+    """DER's for dense rows, SparCL's for its own, not known for RigL; and the runs that come nearest are compared."""
+    head, replay = "protocol.single_head", "protocol.replay_start"
+
+    def entries(method, sparsity, group, **params):
+        variant = {f"protocol.{key}": value for key, value in params.items()}
+        return [factory.entry(factory.cell(method, sparsity, 500, seed, variant, stream="split-cifar10", width=64),
+                              [group], variant) for seed in range(2)]  # fmt: skip
+
+    def differences(items, *figures):
+        results = factory.collected(factory.write(tmp_path / str(len(items)), factory.plan(items)))
+        return [row["protocol"] for row in factory.rows(published(results, lambda: figures))]
+
+    plain = entries("derpp", 0.0, "main") + entries("rigl-derpp", 0.75, "main")
+    dense, rigl = figure(method="derpp", sparsity=None), figure(method="rigl-derpp", table="table2")
+    text = "loss over the task's classes (published: loss over all classes)"
+    found = differences(plain, dense, rigl, figure("training_flops", "13.9e15", method="derpp", sparsity=None))
+    assert text in found[0]
+    assert "replay from the second task (published: replay at once)" in found[0]
+    assert "loss over the task's classes, replay from the second task (published: not known)" in found[1]
+    assert "loss" not in found[2]
+    theirs = entries("derpp", 0.0, "published-losses-der", single_head=False, replay_start="immediately")
+    (found,) = differences(plain + theirs, dense)
+    assert "loss" not in found
+    assert "replay" not in found
+    assert head not in found
+    assert replay not in found
+
+
+def test_losses_as_published_are_rows_by_group_and_no_comparison(tmp_path):
+    variant = {"protocol.single_head": False, "protocol.replay_start": "immediately"}
+    items = [factory.entry(factory.cell(m, s, 50, seed), ["main"]) for m, s in (("er", 0.0), ("sparcl-er", 0.9))
+             for seed in range(2)]  # fmt: skip
+    der = [factory.entry(factory.cell(m, 0.0, 50, seed, variant), ["published-losses-der"], variant)
+           for m in ("er", "derpp") for seed in range(2)]  # fmt: skip
+    own = [factory.entry(factory.cell("sparcl-er", 0.9, 50, seed), ["published-losses-sparcl"]) for seed in range(2)]
+    assert "losses_as_published" not in catalog.tables(factory.plan(items))
+    plan = factory.plan([*items, *der, *own])
+    plan["config"]["groups"]["published-losses-der"]["title"] = "DER's code"
+    assert "losses_as_published" in catalog.tables(plan)
+    results = factory.collected(factory.write(tmp_path, plan))
+    assert {row.method for row in results.frame[results.frame.main].itertuples()} == {"er", "sparcl-er"}
+    assert set(results.frame[results.frame.main].variant) == {""}
+    table = factory.table(results, "losses_as_published")
+    rows = sorted(factory.rows(table), key=lambda row: row["source"])
+    assert [(row["source"], row["method"], row["loss"], row["replay"]) for row in rows] == [
+        ("DER's code", "er", "loss over all classes", "replay at once"),
+        ("DER's code", "derpp", "loss over all classes", "replay at once"),
+        ("published-losses-sparcl", "sparcl-er", "loss over the task's classes", "replay from the second task"),
+    ]  # fmt: skip
+    records = factory.records(results)
+    paths = [entry["path"] for entry in der if entry["cell"]["method"] == "derpp"]
+    assert float(rows[1]["class_il_mean"]) == pytest.approx(np.mean([factory.final(records[p]) for p in paths]))
+    assert not any("_p" in key for key in rows[0])
+    assert any("No equal comparison" in note for note in table.notes)
 
 
 def test_published_needs_the_same_stream_buffer_and_sparsity(cifar):
