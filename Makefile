@@ -6,8 +6,8 @@
 CONFIG ?= config/split-digits.yaml
 CORES ?= all
 VENV ?= .venv
-PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,\
-	$(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 ARGS ?=
 # Tests run in as many processes as there are cores; those of an xdist_group, which share what is costly, in one.
 PARALLEL ?= -n auto --dist loadgroup

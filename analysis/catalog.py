@@ -89,6 +89,7 @@ TABLES: dict[str, Applies] = {
     "sparse_baselines": lambda cells, plan: any(c["family"] == "sparse-baseline" and c["sparsity"] > 0 for c in cells),
     "ablation": lambda cells, plan: _ablation(cells),
     "ablation_effects": _effects,
+    "counted_against_measured": _sparse,
     "memory": _any,
     "sweep": _any,
     "losses_as_published": lambda cells, plan: any(map(is_losses, plan["config"]["groups"])),
@@ -97,6 +98,7 @@ TABLES: dict[str, Applies] = {
 }
 FIGURES: dict[str, Applies] = {
     "accuracy_vs_flops": _sparse,
+    "counted_against_measured": _sparse,
     "accuracy_vs_sparsity": lambda cells, plan: len({c["sparsity"] for c in cells if c["is_sparse"]}) > 1,
     "gain": lambda cells, plan: _has(plan, GAIN),
     "accuracy_per_task": _by_task,

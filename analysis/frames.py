@@ -46,12 +46,14 @@ class Results:
         frame: one row per planned cell, in the plan's order; columns in :func:`read`.
         values: the tidy table's numbers, a row each; ``path`` is a category in the plan's order.
         foreign: record files in the folder that the plan does not name, relative to it.
+        folder: where the tidy table lies.
     """
 
     plan: Plan
     frame: pd.DataFrame
     values: pd.DataFrame = field(repr=False)
     foreign: tuple[str, ...] = ()
+    folder: Path = Path()
 
     @functools.cached_property
     def _by_quantity(self) -> Mapping[str, pd.DataFrame]:
@@ -123,7 +125,7 @@ def read(plan_path: str | Path, table: str | Path) -> Results:
     frame["status"], frame["reason"] = cells.status.to_numpy(), cells.reason.to_numpy()
     frame["setting"] = _settings(frame)
     single = pd.DataFrame(_pivot(rows, len(paths)), columns=NUMBERS)
-    return Results(plan, pd.concat([frame, single], axis=1), rows, foreign)
+    return Results(plan, pd.concat([frame, single], axis=1), rows, foreign, Path(table).parent)
 
 
 def _read_table(table: Path) -> pd.DataFrame:

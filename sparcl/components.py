@@ -398,7 +398,10 @@ class GradientPolicy(Policy):
     """Which weights learn. The default lets every existing weight learn."""
 
     def on_gradients(self, run: Run) -> None:
-        """Called after the sparsity policy's ``on_gradients``; may call ``run.masks.restrict_gradients``."""
+        """Called after the sparsity policy's ``on_gradients``; may call ``run.masks.restrict_gradients``.
+
+        Weights that begin to learn here have a gradient in this step only if ``gradients_wanted`` asked for it.
+        """
 
     def planned_counts(self, masks: MaskSet, weights: dict[str, int], clock: Clock) -> dict[str, int]:
         """Return the learning weights per layer at ``clock``, given the existing ``weights``."""

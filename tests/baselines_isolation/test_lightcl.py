@@ -286,7 +286,7 @@ def test_planned_is_executed(fields, digits):
 
 def test_executed_flops_in_closed_form(digits):
     """After the first task only the last stage and the head have weight gradients, and input gradients."""
-    run = complete("lightcl", digits, epochs=1)
+    run = complete("lightcl", digits, epochs=1, batch_size=32)
     macs = {cost.name: cost.macs for cost in run.ledger.costs}
     late = sum(count for name, count in macs.items() if name.startswith(("layer3.", "head.")))
     everything, sizes = sum(macs.values()), [len(task.train_index) for task in digits.tasks]

@@ -161,7 +161,9 @@ def test_noise_is_the_runs_own(digits):
     run = Run(make("lwta", 0.75), digits)
     state = torch.get_rng_state()
     run.learner.replay(run)
-    expected = lwta.draw_gumbel((32, 4 * 2 + 8 * 2 + 16 * 2), Run(run.cell, digits).generator("gumbel"))
+    expected = lwta.draw_gumbel(
+        (run.cell.batch_size, 4 * 2 + 8 * 2 + 16 * 2), Run(run.cell, digits).generator("gumbel")
+    )
     noises = [c.noise for c in lwta.competitions(run.model).values()]
     assert torch.equal(torch.cat(noises, 1), expected)
     assert torch.equal(torch.get_rng_state(), state)

@@ -1,0 +1,61 @@
+"""FLOPs saved against time saved: what is counted, and what is measured."""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
+
+from analysis import timing
+from analysis.figures import style
+from analysis.figures.scene import Drawing, Scene, finish, legend, look
+from analysis.figures.style import GREY, LIGHT
+from analysis.timing import Timed
+
+
+def draw(scene: Scene) -> Drawing | None:
+    """Ratio of time against ratio of FLOPs, of a training step and of inference, by threads."""
+    machine, found = timing.read(scene.results)
+    if not found:
+        return None
+    threads = sorted({timed.row["threads"] for timed in found})
+    figure, axes = style.subplots(len(threads), 2, 9.2, 3.2 * len(threads) + 0.9, sharex=True, sharey=True)
+    for i, count in enumerate(threads):
+        rows = [timed for timed in found if timed.row["threads"] == count]
+        for j, (what, title) in enumerate((("step", "training step"), ("inference", "inference"))):
+            _panel(axes[i][j], scene, rows, what)
+            axes[i][j].set_title(f"{title}, {count} thread{'s' if count > 1 else ''}")
+            if i == len(threads) - 1:
+                axes[i][j].set_xlabel("times fewer FLOPs, counted (log)")
+        axes[i][0].set_ylabel("times less time, measured (log)")
+    legend(figure, scene)
+    return finish(
+        scene,
+        "counted_against_measured",
+        "FLOPs counted and time measured",
+        "How many times less time a training step (left) and a prediction (right) take than the dense learner's by "
+        "PyTorch, against how many times fewer FLOPs they execute; a point for each sparsity of a method. On the grey "
+        "diagonal every saved FLOP saves its time. "
+        f"Measured on {machine.get('cpu')} ({machine.get('instruction_set')}).",
+        figure,
+        [timed.configuration for timed in found],
+    )
+
+
+def _panel(ax: Axes, scene: Scene, rows: list[Timed], what: str) -> None:
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    for bundle in scene.bundles:
+        for learner in scene.learners:
+            line = [t for t in rows if (t.configuration.bundle, t.configuration.learner) == (bundle, learner)]
+            if not line:
+                continue
+            x = [t.row[f"dense_{what}_flops"] / t.row[f"{what}_flops"] for t in line]
+            y = [t.row[f"{what}_time_saved"] for t in line]
+            ax.plot(x, y, linewidth=0.9, markersize=5, alpha=0.9, **look(line[0].configuration).marks)
+    limits = ax.get_xlim()
+    ax.plot([0.5, 100], [0.5, 100], color=LIGHT, linewidth=4, zorder=0)
+    ax.axhline(1, color=GREY, linewidth=0.6, linestyle=":", zorder=0)
+    ax.set_xlim(limits)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "235" else ""))
