@@ -17,7 +17,7 @@ from analysis.timing import Timed
 def draw(scene: Scene) -> Drawing | None:
     """Ratio of time against ratio of FLOPs, of a training step and of inference, by threads."""
     machine, found = timing.read(scene.results)
-    if not found:
+    if not any(timed.configuration.n for timed in found):
         return None
     threads = sorted({timed.row["threads"] for timed in found})
     figure, axes = style.subplots(len(threads), 2, 9.2, 3.2 * len(threads) + 0.9, sharex=True, sharey=True)

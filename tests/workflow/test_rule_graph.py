@@ -35,5 +35,5 @@ def rules() -> Edges:
 
 @pytest.mark.parametrize("page", ["README.md", "docs/pipeline.md"])
 def test_the_rule_graph_is_snakemakes(page: str, rules: Edges) -> None:
-    assert len(rules) == 8
+    assert len(rules) == 11
     assert drawn(page) == rules
