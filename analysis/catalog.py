@@ -9,7 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from analysis.plan import APART, GAIN, PILOT, Document, apart, bundle, in_main, is_losses, is_sparse_training, swept
+from analysis.plan import (
+    APART,
+    GAIN,
+    PILOT,
+    Document,
+    apart,
+    budgets,
+    bundle,
+    in_main,
+    is_losses,
+    is_sparse_training,
+    swept,
+)
 
 PARTS = {"tdm": "sparsity", "ddr": "data", "dgm": "gradient"}
 """SparCL's parts, and the kind of policy that each is."""
@@ -92,6 +104,7 @@ TABLES: dict[str, Applies] = {
     "counted_against_measured": _sparse,
     "memory": _any,
     "sweep": _any,
+    "budget": lambda cells, plan: budgets(plan["config"]),
     "losses_as_published": lambda cells, plan: any(map(is_losses, plan["config"]["groups"])),
     "published": lambda cells, plan: True,
     "all_cells": lambda cells, plan: True,
@@ -101,6 +114,7 @@ FIGURES: dict[str, Applies] = {
     "counted_against_measured": _sparse,
     "accuracy_vs_sparsity": lambda cells, plan: len({c["sparsity"] for c in cells if c["is_sparse"]}) > 1,
     "gain": lambda cells, plan: _has(plan, GAIN),
+    "budget": lambda cells, plan: budgets(plan["config"]),
     "accuracy_per_task": _by_task,
     "accuracy_matrices": lambda cells, plan: any(not c["task_il_only"] for c in cells),
     "forgetting_bars": _by_task,

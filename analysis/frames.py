@@ -30,7 +30,7 @@ MEMORY = ("weights", "indices", "gradients", "activations", "replay_memory", "op
 NUMBERS = (
     *METRICS, "flops_executed", "flops_evaluation", "flops_paper", "flops_dense", "data_fraction",
     *(f"memory_{name}" for name in MEMORY), "paper_memory_ablation", "paper_memory_phone",
-    "wall_seconds", "train_seconds", "peak_rss_bytes",
+    "wall_seconds", "train_seconds", "peak_rss_bytes", "threads",
 )  # fmt: skip
 """Quantities that a cell has one number of, as columns of the frame."""
 POLICIES = ("sparsity", "gradient", "data")

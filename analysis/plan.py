@@ -237,6 +237,11 @@ def is_losses(group: str) -> bool:
     return group == LOSSES or group.startswith(f"{LOSSES}-")
 
 
+def budgets(config: Config) -> list[str]:
+    """Return the groups whose cells have equal budgets."""
+    return [name for name, group in config.get("groups", {}).items() if "budget" in group]
+
+
 def apart(config: Config) -> set[str]:
     """Return the groups whose cells are in no comparison between methods unless another group names them, too."""
     groups = config.get("groups", {})

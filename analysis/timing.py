@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from analysis import frames
 from analysis.configurations import Configuration, configurations, dense_of
 from analysis.frames import Results
-from sparcl.errors import UserError, one_line
+from sparcl.errors import UserError
+from sparcl.files import typed_json
 
 FILE = "timing.json"
+LARGEST = 2**24
+"""Bytes."""
+
+
+class Times(TypedDict):
+    """A method at a sparsity with a number of threads: medians, in seconds, FLOPs and bytes; savings as ratios."""
+
+    method: str
+    sparsity: float
+    buffer: int
+    kernel: str
+    threads: int
+    step_seconds: float
+    step_time_saved: float
+    step_flops: float
+    dense_step_flops: float
+    inference_time_saved: float
+    inference_flops: float
+    dense_inference_flops: float
+    dense_bytes: int
+    sparse_bytes: int
+
+
+class Measured(TypedDict):
+    """The file: where it was measured, and what. It says more, for people."""
+
+    machine: dict[str, Any]
+    rows: list[Times]
 
 
 @dataclass(frozen=True)
@@ -26,35 +54,48 @@ class Timed:
         dense: the runs of its dense learner, if the plan has it.
     """
 
-    row: dict[str, Any]
+    row: Times
     configuration: Configuration
     dense: Configuration | None
 
+    def flops(self, what: str) -> float:
+        """Return how many times fewer FLOPs a "step" or "inference" executes than the dense learner's."""
+        if what == "step":
+            return self.row["dense_step_flops"] / self.row["step_flops"]
+        return self.row["dense_inference_flops"] / self.row["inference_flops"]
+
+    def time(self, what: str) -> float:
+        """Return how many times less time a "step" or "inference" takes than the dense learner's."""
+        return self.row["step_time_saved"] if what == "step" else self.row["inference_time_saved"]
+
     def saved(self, quantity: str) -> float:
-        """Return the dense learner's mean of a quantity of whole runs over this method's; nan where there is none."""
+        """Return the dense learner's mean of a quantity of whole runs over this method's.
+
+        nan where the plan has no dense learner, or the runs had another number of threads.
+        """
         own = self.configuration.mean(quantity)
-        return self.dense.mean(quantity) / own if self.dense is not None and own else math.nan
+        if self.dense is None or not own or self.configuration.mean("threads") != self.row["threads"]:
+            return math.nan
+        return self.dense.mean(quantity) / own
 
 
 def read(results: Results) -> tuple[dict[str, Any], list[Timed]]:
-    """Return where it was measured, and what; nothing where there is no file.
+    """Return where it was measured, and what of the plan's methods; nothing where there is no file.
 
     Raises:
         UserError: the file is not one of ``sparcl time``.
     """
     path = results.folder / FILE
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        machine, rows = dict(found["machine"]), list(found["rows"])
-    except FileNotFoundError:
+    if not path.exists():
         return {}, []
-    except (OSError, ValueError, TypeError, LookupError) as error:
-        raise UserError(f"{path}: expected what 'sparcl time' writes ({one_line(error, 80)})") from error
+    found: Measured = typed_json.read(path, "file of times", LARGEST)
+    if problem := typed_json.problem(found, Measured, closed=False):
+        raise UserError(f"{path}: {problem}; 'sparcl time' writes it")
     pool = configurations(frames.main_rows(results.frame))
-    return machine, [timed for row in rows if (timed := _timed(row, pool)) is not None]
+    return found["machine"], [timed for row in found["rows"] if (timed := _timed(row, pool)) is not None]
 
 
-def _timed(row: dict[str, Any], pool: Sequence[Configuration]) -> Timed | None:
+def _timed(row: Times, pool: Sequence[Configuration]) -> Timed | None:
     key = (row["method"], row["sparsity"], row["buffer"])
     for c in pool:
         if (c.method, c.sparsity, c.buffer) == key and not c.setting:

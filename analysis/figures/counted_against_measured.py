@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
@@ -27,6 +29,7 @@ def draw(scene: Scene) -> Drawing | None:
             if i == len(threads) - 1:
                 axes[i][j].set_xlabel("times fewer FLOPs, counted (log)")
         axes[i][0].set_ylabel("times less time, measured (log)")
+    _limits(axes[0][0], found)  # of all panels, which share their axes
     legend(figure, scene)
     return finish(
         scene,
@@ -49,14 +52,19 @@ def _panel(ax: Axes, scene: Scene, rows: list[Timed], what: str) -> None:
             line = [t for t in rows if (t.configuration.bundle, t.configuration.learner) == (bundle, learner)]
             if not line:
                 continue
-            x = [t.row[f"dense_{what}_flops"] / t.row[f"{what}_flops"] for t in line]
-            y = [t.row[f"{what}_time_saved"] for t in line]
+            x, y = [t.flops(what) for t in line], [t.time(what) for t in line]
             ax.plot(x, y, linewidth=0.9, markersize=5, alpha=0.9, **look(line[0].configuration).marks)
-    across, up = ax.get_xlim(), ax.get_ylim()
-    ax.plot([0.5, 100], [0.5, 100], color=LIGHT, linewidth=4, zorder=0)
-    ax.axhline(1, color=GREY, linewidth=0.6, linestyle=":", zorder=0)
-    ax.set_xlim(across)
-    ax.set_ylim(min(up[0], 0.8), max(up[1], across[1]))
+    ax.plot([0.01, 1000], [0.01, 1000], color=LIGHT, linewidth=3, zorder=0)
+    ax.axhline(1, color=GREY, linewidth=0.8, linestyle=":", zorder=1)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "235" else ""))
+
+
+def _limits(ax: Axes, found: Sequence[Timed]) -> None:
+    """Show every point, equal times, and the diagonal as far as the points go."""
+    x, y = (
+        [get(timed, what) for timed in found for what in ("step", "inference")] for get in (Timed.flops, Timed.time)
+    )
+    ax.set_xlim(min(x) / 1.15, 1.15 * max(x))
+    ax.set_ylim(min(1, *y) / 1.15, 1.15 * max(*x, *y))

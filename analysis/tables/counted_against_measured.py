@@ -8,6 +8,7 @@ from analysis import timing
 from analysis.frames import Results
 from analysis.tables import columns as shared
 from analysis.typeset import Column, Row, Table
+from sparcl.costs.published import load
 
 PHONE = "SparCL-DER++ in the paper (phone)"
 
@@ -31,24 +32,25 @@ def table(results: Results) -> Table:
         row, c = timed.row, timed.configuration
         values: dict[str, Any] = {
             "label": c.label, "sparsity": c.sparsity, "threads": row["threads"], "kernel": row["kernel"],
-            "step_flops": row["dense_step_flops"] / row["step_flops"], "step_time": row["step_time_saved"],
+            "step_flops": timed.flops("step"), "step_time": timed.time("step"),
             "run_flops": timed.saved("flops_executed"), "run_time": timed.saved("train_seconds"),
-            "inference_flops": row["dense_inference_flops"] / row["inference_flops"],
-            "inference_time": row["inference_time_saved"], "step_ms": 1e3 * row["step_seconds"],
+            "inference_flops": timed.flops("inference"), "inference_time": timed.time("inference"),
+            "step_ms": 1e3 * row["step_seconds"],
             "memory": c.mean("peak_rss_bytes") / shared.MEGABYTE,
             "dense_model": row["dense_bytes"] / shared.MEGABYTE, "sparse_model": row["sparse_bytes"] / shared.MEGABYTE,
         }  # fmt: skip
         rows.append(Row(values, str(row["threads"])))
-    for sparsity, speedup in ((0.90, 2.3), (0.95, 3.1)):
-        rows.append(Row({"label": PHONE, "sparsity": sparsity, "step_time": speedup}, "paper"))
+    for figure in load():
+        if figure.metric == "speedup":
+            rows.append(Row({"label": PHONE, "sparsity": figure.sparsity, "step_time": figure.value}, "paper"))
     notes = [
         "All ratios are the dense learner's over the method's: how many times fewer FLOPs, how many times less time. "
         "Step and inference: medians over turns in which every method and its dense learner make a step (predict a "
         "batch of test images) one after the other, in the second task; the dense learner by PyTorch's convolutions. "
         "Steps in which masks are ranked or grown are rare and count in the run, not in the median step.",
-        "Run: executed training FLOPs, and training time of the records (one thread, beside other cells; mean over "
-        "seeds) against the dense learner's records, whose kernel is the one that 'auto' gives it, which may be the "
-        "sparse one too.",
+        "Run: executed training FLOPs, and training time of the records (mean over seeds, beside other cells, with as "
+        "many threads as the records had) against the dense learner's records, whose kernel is the one that 'auto' "
+        "gives it, which may be the sparse one too.",
         "Peak memory: of the process, libraries included. Dense model, on disk: tensors of the trained model, in full "
         "and with masked layers as values and a bitmap (docs/export.md).",
         f"{PHONE}: a training step of a ResNet-18 on Split-CIFAR-10 (batch 32) on eight cores of a Samsung Galaxy S20, "
