@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sparcl.cell import Cell
 from sparcl.costs.ledger import LayerCost, Ledger
-from sparcl.masks import MaskSet
+from sparcl.masks import Density, MaskSet
 from sparcl.memory import ReservoirMemory
 from sparcl.models import Classifier
 from sparcl.optimizer import SGD
@@ -31,10 +31,6 @@ from sparcl.parameters import Parameterized
 from sparcl.protocol import Protocol as ProtocolSwitches
 from sparcl.streams import Stream, StreamInfo
 
-Density = Literal["masked", "weights", "dense"]
-"""At which weights a gradient is computed: those that learn, all that exist, or all positions."""
-DENSITIES: tuple[Density, ...] = ("masked", "weights", "dense")
-"""From few to all."""
 Replay = tuple[Tensor, Tensor, Tensor]
 """One replayed batch: normalized images (N, C, H, W), labels (N,), stored logits (N, classes)."""
 

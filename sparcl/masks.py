@@ -11,9 +11,15 @@ import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+Density = Literal["masked", "weights", "dense"]
+"""At which weights a gradient is computed: those that learn, all that exist, or all positions."""
+DENSITIES: tuple[Density, ...] = ("masked", "weights", "dense")
+"""From few to all."""
 
 
 @functools.lru_cache(4096)

@@ -19,11 +19,9 @@ from torch import Tensor, nn
 from sparcl import components, methods, models, seeding
 from sparcl.cell import Cell
 from sparcl.components import (
-    DENSITIES,
     Batch,
     Clock,
     DataPolicy,
-    Density,
     GradientPolicy,
     Learner,
     Phase,
@@ -34,7 +32,7 @@ from sparcl.components import (
 from sparcl.costs.ledger import EVALUATION, Ledger, layer_costs
 from sparcl.errors import RunError
 from sparcl.kernels.attach import attach
-from sparcl.masks import MaskSet
+from sparcl.masks import DENSITIES, Density, MaskSet
 from sparcl.memory import ReservoirMemory
 from sparcl.models import EVALUATION_BATCH, evaluation_mode
 from sparcl.optimizer import SGD

@@ -25,11 +25,10 @@ import torch
 from torch import nn
 
 from sparcl.errors import UserError
+from sparcl.masks import DENSITIES
 
 KINDS = ("forward", "input_gradient", "weight_gradient")
 EVALUATION = "evaluation"
-DENSITIES = ("masked", "weights", "dense")
-"""At which weights a weight gradient is computed: those that learn, all that exist, all positions."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +181,7 @@ class Ledger:
             if count:
                 self.forward(line, count)
                 self.backward(line, count)
-        paid = "masked"
+        paid: str = "masked"
         for line, at in wanted.items():
             if DENSITIES.index(at) > DENSITIES.index(paid):
                 self._add(line, "weight_gradient", at, images + replayed)

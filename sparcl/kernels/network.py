@@ -12,7 +12,7 @@ import ctypes
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +23,12 @@ from sparcl.kernels import library
 from sparcl.kernels.index import Index
 from sparcl.kernels.library import LANES, Descent, Layer, NetworkCall
 from sparcl.kernels.memory import Areas, aligned
-from sparcl.masks import MaskSet
+from sparcl.masks import Density, MaskSet
 from sparcl.optimizer import SGD
 
 EVALUATION_FLOATS = 1 << 26  # of the area of an evaluation batch
 LAYOUTS = 64  # sizes of passes whose description is kept
 POOLS = 4  # numbers of blocks and passes whose areas are kept
-Positions = Literal["masked", "weights", "dense"]
 
 
 @dataclass
@@ -250,7 +249,7 @@ class Network:
         library.require()
         self.model = model
         self.layers = layers
-        self.positions: Positions = "masked"
+        self.positions: Density = "masked"
         self.accumulate = False
         self.handle = id(self)
         _networks[self.handle] = self
@@ -292,7 +291,7 @@ class Network:
         counts = [self._index(i, "weights").count for i in range(len(self.layers))]
         return sum(counts) / sum(layer.conv.weight.numel() for layer in self.layers)
 
-    def _index(self, i: int, positions: Positions) -> Index:
+    def _index(self, i: int, positions: Density) -> Index:
         """Return layer i's index for ``positions``, built anew if its mask is another tensor than last time."""
         name = self._names[i]
         mask = self._weights.get(name)

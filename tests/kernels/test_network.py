@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sparcl import models
 from sparcl.kernels import network as kernels
 from sparcl.kernels.network import Network
-from sparcl.masks import MaskSet, allocate, at_random
+from sparcl.masks import Density, MaskSet, allocate, at_random
 from sparcl.optimizer import SGD
 
 CASES = [
@@ -87,7 +87,7 @@ def test_a_network_is_right_to_rounding(case: tuple, training: bool, isa: str) -
 
 
 @pytest.mark.parametrize("positions", ["masked", "weights", "dense"])
-def test_the_weight_gradient_is_computed_where_it_is_asked_for(positions: kernels.Positions) -> None:
+def test_the_weight_gradient_is_computed_where_it_is_asked_for(positions: Density) -> None:
     model, masks = made("resnet8", 6, (1, 8, 8))
     generator = torch.Generator().manual_seed(3)
     masks.restrict_gradients({n: torch.rand(m.shape, generator=generator) < 0.5 for n, m in masks.weight.items()})
