@@ -238,29 +238,20 @@ def test_another_seed_is_another_run(name: str, contract_cell, digits) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_kernel_that_auto_gives_trains_as_the_method_says(name: str, contract_cell, digits) -> None:
+def test_the_kernel_that_auto_gives_trains_as_the_method_says(name: str, contract_cell, run_steps) -> None:
     """16 steps into the second task, with replay and mask updates, weights are those of a run in float64 by PyTorch."""
-    steps = 16
 
-    def beginning(kernel: str, prepare: Callable[[trainer.Run], None] = lambda run: None) -> trainer.Run:
-        run, done = trainer.Run(contract_cell(name, kernel=kernel), digits), 0
-        prepare(run)
-
-        def stop(run: trainer.Run) -> None:
-            nonlocal done
-            done += 1
-            if done == steps:
-                raise trainer.Interrupted
-
-        with pytest.raises(trainer.Interrupted):
-            trainer.train(run, stop)
+    def beginning(kernel: str, **prepared: Callable[[trainer.Run], None]) -> trainer.Run:
+        done: list[trainer.Run] = []
+        run = run_steps(contract_cell(name, kernel=kernel), 16, done.append, **prepared)
+        assert len(done) == 16
         return run
 
     auto = beginning("auto")
     assert identity.kernel_of(auto.cell)["kernel"] == ("dense" if auto.network is None else "sparse")
     if auto.network is None:
         return
-    exact = beginning("dense", float64.compute_in)
+    exact = beginning("dense", prepare=float64.compute_in)
     assert exact.network is None
     apart = []
     for key, weight in auto.model.named_parameters():

@@ -97,9 +97,8 @@ def test_fisher_of_two_tasks(gamma: float, small_cell, run_steps) -> None:
     assert any(not torch.equal(anchor[n], p.detach()) for n, p in run.model.named_parameters())
 
 
-def test_a_step_is_sgd_on_the_penalized_loss(small_cell, run_steps) -> None:
-    """w <- w - lr (g + 2 lambda F (w - w*)), with g by float64 autograd; no penalty in the first task."""
-    run = run_steps(small_cell("ewc", learning_rate=0.1, params={"ewc.strength": 30.0, "ewc.step": "explicit"}), 12)
+def stepped(run: trainer.Run) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Make a step in float64; return the weights before it and the gradients of the stream's loss."""
     float64.compute_in(run)
     for held in (run.learner.fisher, run.learner.anchor):
         for name in held:
@@ -108,6 +107,13 @@ def test_a_step_is_sgd_on_the_penalized_loss(small_cell, run_steps) -> None:
     gradients = float64.gradients(run, batch, [])["stream"]
     before = {n: p.detach().clone() for n, p in run.model.named_parameters()}
     trainer.step(run, batch)
+    return before, gradients
+
+
+def test_a_step_is_sgd_on_the_penalized_loss(small_cell, run_steps) -> None:
+    """w <- w - lr (g + 2 lambda F (w - w*)), with g by float64 autograd; no penalty in the first task."""
+    run = run_steps(small_cell("ewc", learning_rate=0.1, params={"ewc.strength": 30.0, "ewc.step": "explicit"}), 12)
+    before, gradients = stepped(run)
     pulled = 0.0
     for name, parameter in run.model.named_parameters():
         pull = 2 * 30 * run.learner.fisher[name] * (before[name] - run.learner.anchor[name])
@@ -167,14 +173,7 @@ def test_the_proximal_step_is_stable_where_the_gradient_step_is_not() -> None:
 def test_a_step_takes_the_loss_first_and_the_penalty_then(small_cell, run_steps) -> None:
     """v = w - lr g by float64 autograd; then w = (v + 2 lr lambda F w*) / (1 + 2 lr lambda F): the default."""
     run = run_steps(small_cell("ewc", learning_rate=0.1, params={"ewc.strength": 30.0}), 12)
-    float64.compute_in(run)
-    for held in (run.learner.fisher, run.learner.anchor):
-        for name in held:
-            held[name] = held[name].double()
-    batch = next(trainer.batches(run))
-    gradients = float64.gradients(run, batch, [])["stream"]
-    before = {n: p.detach().clone() for n, p in run.model.named_parameters()}
-    trainer.step(run, batch)
+    before, gradients = stepped(run)
     pulled = 0.0
     for name, parameter in run.model.named_parameters():
         rate = 2 * 0.1 * 30 * run.learner.fisher[name]
