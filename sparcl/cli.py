@@ -457,9 +457,6 @@ def _time(options: argparse.Namespace) -> int:
     from sparcl.files import atomic
     from sparcl.running import timing
 
-    def tell(text: str) -> None:
-        print(text, flush=True)
-
     try:
         plan = json.loads(options.plan.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -469,7 +466,7 @@ def _time(options: argparse.Namespace) -> int:
     if cells:
         stream = streams.load(cells[0].stream, options.data, dict(cells[0].stream_options))
         for threads in sorted({1, cores}):
-            rows += timing.measure(cells, stream, threads, options.seconds, tell)
+            rows += timing.measure(cells, stream, threads, options.seconds)
     result = {"machine": timing.machine(cores), "rows": rows}
     atomic.write_text(options.out, json.dumps(result, indent=1, allow_nan=False) + "\n")
     print(options.out)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,14 +59,15 @@ def reference(cell: Cell) -> Cell:
     return dataclasses.replace(planning.dense_cell(cell), kernel="dense")
 
 
-def measure(
-    cells: Sequence[Cell], stream: Stream, threads: int, budget: float, tell: Callable[[str], None] = lambda text: None
-) -> list[dict[str, Any]]:
-    """Return a row for every cell, with ``threads`` threads, after turns of about ``budget`` seconds in all."""
+def measure(cells: Sequence[Cell], stream: Stream, threads: int, budget: float) -> list[dict[str, Any]]:
+    """Return a row for every cell, with ``threads`` threads, after turns of about ``budget`` seconds in all.
+
+    Prints where it is.
+    """
     environment.prepare(cells[0], threads)
     courses: dict[Cell, Course] = {}
     for number, cell in enumerate(dict.fromkeys([*map(reference, cells), *cells])):
-        tell(f"{threads} threads: {number + 1}. {cell.method}, sparsity {cell.sparsity:g}")
+        print(f"{threads} threads: {number + 1}. {cell.method}, sparsity {cell.sparsity:g}", flush=True)
         run = trainer.Run(cell, stream)
         courses[cell] = Course(run, _second_task(run))
     started = time.perf_counter()
@@ -78,7 +79,8 @@ def measure(
             course.seconds.append(seconds)
             course.flops.append(flops)
             course.inference.append(_inference(course.run))
-    tell(f"{threads} threads: {turn} turns")
+    turns = len(next(iter(courses.values())).seconds)
+    print(f"{threads} threads: {turns} turns", flush=True)
     return [_row(cell, courses[cell], courses[reference(cell)], threads) for cell in cells]
 
 
