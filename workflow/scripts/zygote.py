@@ -137,6 +137,8 @@ def _become(request: dict[str, Any], connection: socket.socket, streams: list[in
             stream.flush()
         except (OSError, ValueError):
             code = code or 1
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the launcher ends when it is told, which is no signal to stop
     connection.sendall(bytes([code % 256]))
     os._exit(code % 256)
 
