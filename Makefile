@@ -9,8 +9,8 @@ VENV ?= .venv
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 ARGS ?=
-# Tests run in as many processes as there are cores; those of an xdist_group, which share what is costly, in one.
-PARALLEL ?= -n auto --dist loadgroup
+# Tests run in as many processes as there are cores; tests/conftest.py says which stay together.
+PARALLEL ?= -n auto
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

@@ -28,6 +28,32 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = chosen
 
 
+TOGETHER = {
+    "tests/analysis/test_figures.py",
+    "tests/analysis/test_report.py",
+    "tests/analysis/test_sweeps.py",
+    "tests/benchmarks/test_aggregation.py",
+    "tests/test_export.py",
+    "tests/test_new_baseline.py",
+    "tests/workflow/test_pipeline.py",
+    "tests/workflow/test_slurm.py",
+}
+"""Files whose tests share what is costly, or follow each other: one process runs them, before it takes single tests."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share single tests out between the processes, but for the files of :data:`TOGETHER`."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file if file in TOGETHER else nodeid
+
+    return Scheduling(config, log)
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)

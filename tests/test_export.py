@@ -15,8 +15,6 @@ from sparcl.export import Deployed
 from sparcl.running import model_file
 from sparcl.streams import augment
 
-pytestmark = pytest.mark.xdist_group("export")
-
 CELL = ("--stream", "split-digits", "--buffer", "20", "--epochs", "1", "--width", "4")
 
 

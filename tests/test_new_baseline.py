@@ -16,7 +16,6 @@ from sparcl.errors import RunError, UserError
 from sparcl.files import atomic, strict_yaml
 
 TOP = Path(__file__).resolve().parents[1]
-shares_a_suite = pytest.mark.xdist_group("new-baseline")
 KINDS = ("sparsity", "gradient", "data")
 CONFIG = """\
 name: small  # a remark
@@ -77,13 +76,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Callable[...,
     return folder, python
 
 
-@shares_a_suite
 def test_its_test_passes_as_written(whole) -> None:
     _, python = whole
     assert "passed" in python("-m", "pytest", "-p", "no:cacheprovider", "tests/baselines")
 
 
-@shares_a_suite
 def test_it_passes_the_contract_as_written(whole) -> None:
     _, python = whole
     printed = python("-m", "pytest", "-p", "no:cacheprovider", "tests/test_contract.py", "-k", "my_", "-rA")
@@ -92,7 +89,6 @@ def test_it_passes_the_contract_as_written(whole) -> None:
 
 
 @pytest.mark.slow
-@shares_a_suite
 def test_it_passes_the_linter_as_written(whole) -> None:
     folder, python = whole
     python("-m", "ruff", "check", "--no-cache", "baselines", "tests/baselines")
@@ -102,7 +98,6 @@ def test_it_passes_the_linter_as_written(whole) -> None:
         assert "\t" not in (folder / f"baselines/my_{kind}.py").read_text()
 
 
-@shares_a_suite
 def test_the_config_has_its_cells_and_nothing_else_has_changed(whole) -> None:
     folder, python = whole
     lines = (folder / "small.yaml").read_text().splitlines()
@@ -120,7 +115,6 @@ def test_the_config_has_its_cells_and_nothing_else_has_changed(whole) -> None:
 
 
 @pytest.mark.slow
-@shares_a_suite
 def test_a_package_of_its_own_passes_as_written(whole, tmp_path: Path) -> None:
     folder, python = whole
     package = tmp_path / "plugin"

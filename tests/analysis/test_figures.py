@@ -18,8 +18,6 @@ from analysis import catalog
 from analysis.figures import accuracy_per_task, accuracy_vs_flops, flops_breakdown, mask_dynamics, style
 from analysis.figures.scene import Scene, nothing
 
-pytestmark = pytest.mark.xdist_group("figures")
-
 ALL = catalog.figures(factory.default_plan(seeds=1, more=False))
 
 

@@ -18,8 +18,6 @@ from statsmodels.stats.multitest import multipletests
 from analysis import __main__ as command
 from analysis import catalog, claims, configurations, frames, provenance
 
-pytestmark = pytest.mark.xdist_group("report")
-
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):

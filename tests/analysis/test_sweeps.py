@@ -11,8 +11,6 @@ from analysis import catalog, claims, frames, plan
 from analysis.figures import style, sweep
 from analysis.figures.scene import Scene
 
-pytestmark = pytest.mark.xdist_group("sweeps")
-
 MAIN = [("er", 0.0), ("derpp", 0.0), ("sparcl-derpp", 0.9), ("rigl-derpp", 0.9), ("set-derpp", 0.9)]
 
 

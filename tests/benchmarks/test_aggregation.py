@@ -15,8 +15,6 @@ import factory
 
 from analysis import collect, frames, plan
 
-pytestmark = pytest.mark.xdist_group("aggregation")
-
 MOST_BYTES = 2 * 2**30
 
 

@@ -21,7 +21,7 @@ from sparcl import metrics
 from sparcl.running import record
 
 # One checkout, whose tests follow each other.
-pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("pipeline")]
+pytestmark = [pytest.mark.pipeline]
 
 SMALL = """
 name: small

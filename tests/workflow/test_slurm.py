@@ -16,7 +16,7 @@ import pytest
 
 from sparcl.running import record
 
-pytestmark = [pytest.mark.slow, pytest.mark.pipeline, pytest.mark.xdist_group("slurm")]
+pytestmark = [pytest.mark.slow, pytest.mark.pipeline]
 
 TOP = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("slurm-localhost.sh")
