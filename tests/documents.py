@@ -79,7 +79,7 @@ def _run(command: str, folder: Path, less: Mapping[str, str]) -> str:
         **less,
     }
     done = subprocess.run(
-        ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=540
+        ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=1800
     )
     assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
     return done.stdout + done.stderr

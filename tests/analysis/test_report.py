@@ -203,7 +203,7 @@ def test_everything_is_the_same_again(everything, small, tmp_path):
         run("table", plan, "tables", name)
     run("figure", plan, "figures", "forgetting_bars")
     made = [path for path in again.rglob("*.*") if path.is_file() and "runs" not in path.parts]
-    assert len(made) == 4 + 8 + 4
+    assert len(made) == 3 + 8 + 5
     for path in made:
         assert path.read_bytes() == (everything / path.relative_to(again)).read_bytes(), path
 

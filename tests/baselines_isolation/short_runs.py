@@ -11,7 +11,7 @@ from sparcl.trainer import Run, evaluation_mode, train
 
 
 def make(method, sparsity=0.0, *, params=None, **fields):
-    defaults = {"epochs": 2, "width": 4, "model": "resnet8"}
+    defaults = {"epochs": 2, "batch_size": 32, "width": 4, "model": "resnet8"}
     return resolve.make("split-digits", method, sparsity, params=params, **{**defaults, **fields})
 
 

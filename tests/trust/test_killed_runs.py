@@ -225,7 +225,7 @@ def test_a_signal_leaves_a_checkpoint(
 
     first = stopped(number, saved.exists, run, tmp_path / "printed")
     assert first[0] == status
-    assert first[1] == f"interrupted: {chosen.path} left a checkpoint; the same command continues it\n"
+    assert first[1].endswith(f"interrupted: {chosen.path} left a checkpoint; the same command continues it\n")
     state = checkpoint.load(saved, key_of(whole))
     assert state["position"]["step"] > 0 or state["position"]["epoch"] > 0
     assert outcome(start(lambda: cli.main([*arguments, "60"]))) == 0

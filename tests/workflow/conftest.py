@@ -56,11 +56,18 @@ class Checkout:
                 shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(source, target)
+        self.replace("sparcl/cli.py", '"--seconds", type=float, default=20.0', '"--seconds", type=float, default=0.0')
         self.environment = {
             **launching.without_make(os.environ),
             "PYTHONPATH": str(folder),
             "TMPDIR": str(folder.parent),
         }
+
+    def replace(self, path: str, old: str, new: str) -> None:
+        """Edit a file of the checkout."""
+        text = (self.folder / path).read_text()
+        assert text.count(old) == 1, path
+        (self.folder / path).write_text(text.replace(old, new))
 
     def start(self, *command: str, **options) -> subprocess.Popen:
         """Start a Python module of the checkout."""

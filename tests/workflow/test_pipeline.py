@@ -74,7 +74,7 @@ def config(checkout) -> str:
     assert "reason: Missing output files" in dry
     assert not (checkout.folder / "results/small").exists()
     output = checkout.snakemake(name)
-    single = dict.fromkeys(("data", "collect", "results", "report", "default"), 1)
+    single = dict.fromkeys(("data", "timing", "collect", "results", "report", "default"), 1)
     expected = {**single, **planned(checkout, "small"), "cell": 4}
     assert jobs(dry) == {**expected, "total": sum(expected.values())}
     assert "cells to run: 4; records in results/small/runs" in output
@@ -301,7 +301,7 @@ name: long
 title: Long
 stream: split-digits
 seeds: 2
-defaults: {epochs: 3, width: 4}
+defaults: {epochs: 3, batch_size: 32, width: 4}
 groups:
   one: {methods: [lingers-derpp], buffers: [20], sparsities: [0.75]}
 """

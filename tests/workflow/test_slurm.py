@@ -37,7 +37,7 @@ name: stopped
 title: Stopped
 stream: split-digits
 seeds: 1
-defaults: {epochs: 3, width: 4}
+defaults: {epochs: 3, batch_size: 32, width: 4}
 groups:
   one: {methods: [lingers-er], buffers: [20], sparsities: [0.75]}
 """

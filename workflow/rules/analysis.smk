@@ -39,12 +39,6 @@ rule results:
         f"cp {{input.collected:q}} {RESULTS} 2> {{log:q}}"
 
 
-def measured(wildcards):
-    """Return the measured times, for the table and the figure that are about them."""
-    name = wildcards.get("table") or wildcards.get("figure")
-    return rules.timing.output if name == "counted_against_measured" else []
-
-
 rule table:
     """One table as CSV, Markdown, LaTeX and HTML; what is missing is listed under it."""
     input:
