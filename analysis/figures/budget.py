@@ -33,7 +33,9 @@ def draw(scene: Scene) -> Drawing | None:
     for ax, ((group, learner, buffer), line) in zip(flat, panels.items(), strict=False):
         drawn += _panel(ax, scene, line)
         title = scene.results.plan.config["groups"][group].get("title") or group
-        ax.set_title(f"{title}: {scene.learner_label(learner)}, buffer {buffer}", fontsize=8.5)
+        levels = {c.sparsity for c in line if c.sparsity}
+        level = f", sparsity {min(levels):.2f}" if len(levels) == 1 else ""
+        ax.set_title(f"{title}: {scene.learner_label(learner)}, buffer {buffer}{level}", fontsize=8.5)
         ax.set_xlabel("Executed training FLOPs")
         ax.set_ylabel("Class-IL accuracy (%)")
         style.log_ticks(ax)
@@ -51,10 +53,10 @@ def draw(scene: Scene) -> Drawing | None:
     ]
     figure.legend(handles=handles, loc="outside right upper")
     caption = (
-        "Final Class-IL accuracy against executed training FLOPs (log axis), mean and 95 % t-interval, with the "
-        "sparsity beside the point. Filled: every method with about the same FLOPs, sparse ones trained longer than "
-        "the dense learner; hollow, joined to it: the same method at the epochs of the main comparison, where it was "
-        "run. Dotted: the dense learner at the budget."
+        "Final Class-IL accuracy against executed training FLOPs (log axis), mean and 95 % t-interval. Filled: every "
+        "method with about the same FLOPs, sparse ones trained longer than the dense learner; hollow, joined to it: "
+        "the same method at the epochs of the main comparison, where it was run. Dotted: the dense learner at the "
+        "budget. Beside the panel, where there are several, the sparsities."
     )
     return finish(scene, "budget", "Equal budgets of training FLOPs", caption, figure, drawn)
 
@@ -76,12 +78,18 @@ def _panel(ax: Axes, scene: Scene, line: Sequence[Configuration]) -> list[Config
             ax.plot(*before, linestyle="none", zorder=3, **marks | {"markerfacecolor": "white"})
             drawn.append(plain)
         ax.errorbar(at, s.mean, yerr=errors(s), linewidth=0.9, zorder=4, **marks)
-        if c.sparsity:
-            ax.annotate(
-                f"{c.sparsity:.2f}", (at, s.mean), xytext=(-5, 4), textcoords="offset points", ha="right", fontsize=6.2,
-                color=marks["color"], path_effects=style.halo(), zorder=5,
-            )  # fmt: skip
-        elif not c.bundle:
+        if not c.bundle:
             ax.axhline(s.mean, color=GREY, linestyle=":", linewidth=1.0, zorder=1)
     ax.set_xscale("log")
+    _levels(ax, [c for c in line if c.sparsity])
     return drawn
+
+
+def _levels(ax: Axes, sparse: Sequence[Configuration]) -> None:
+    """Write sparsities beside the panel, at the height of their points, where there are several."""
+    if len({c.sparsity for c in sparse}) < 2:
+        return
+    low, high = ax.get_ylim()
+    for c, place in zip(sparse, style.spread([c.mean("class_il") for c in sparse], 0.04 * (high - low)), strict=True):
+        ax.annotate(f"{c.sparsity:.2f}", (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=6.5,
+                    color=look(c).color)  # fmt: skip

@@ -31,6 +31,7 @@ LIGHT, VIOLET = "#B8B8B8", "#5D3A9B"
 
 BUNDLES = {
     "sparcl": (VERMILION, "o"),
+    "sparcl-released": ("#A3195B", "h"),
     "rigl": (BLUE, "s"),
     "rigl-erk": (SKY, "D"),
     "snip": (GREEN, "^"),

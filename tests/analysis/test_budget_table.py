@@ -79,7 +79,9 @@ def test_the_figure_joins_each_method_to_its_plain_cell(results):
     with style.context():
         drawing = budget.draw(Scene(results))
     panels = [ax for ax in drawing.figure.axes if ax.axison]
-    assert [ax.get_title(loc="left") for ax in panels] == [f"FLOPs of DER++: DER++, buffer {b}" for b in (20, 50)]
+    assert [ax.get_title(loc="left") for ax in panels] == [
+        f"FLOPs of DER++: DER++, buffer {b}, sparsity 0.90" for b in (20, 50)
+    ]
     rows = factory.rows(factory.table(results, "budget"))
     for ax, buffer in zip(panels, ("20", "50"), strict=True):
         assert ax.get_xscale() == "log"
