@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -22,8 +23,10 @@ sys.stdin.read()
 
 
 def without_make(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment without what a surrounding make or run of the workflow passes on."""
-    return {key: value for key, value in environment.items() if not key.startswith(("MAKE", "MFLAGS", "SPARCL_ZYGOTE"))}
+    """Return the environment without what a surrounding make, with its variables, or run of the workflow passes on."""
+    variables = re.findall(r"^(\w+) \?=", (TOP / "Makefile").read_text(), re.MULTILINE)
+    passed_on = ("MAKE", "MFLAGS", "SPARCL_ZYGOTE")
+    return {key: value for key, value in environment.items() if key not in variables and not key.startswith(passed_on)}
 
 
 class Run:
