@@ -18,12 +18,12 @@ from sparcl.cell import Cell
 from sparcl.costs import planning
 from sparcl.files import atomic
 from sparcl.matrix import Matrix
-from sparcl.running.identity import contents, identity
+from sparcl.running.identity import contents, identity, kernel_of
 
 SCHEMA = "sparcl-plan/2"
 START_SECONDS = 1.0
 """What a cell takes beside its steps, for the first estimate."""
-FLOPS_PER_SECOND, STEP_SECONDS = 2e10, 2e-3
+FLOPS_PER_SECOND, STEP_SECONDS = 4e10, 2e-3
 """Of one core, for the first estimate: convolutions of a small network, and what a step takes beside them."""
 BASE_MEGABYTES = 700
 """Of a process with the libraries loaded."""
@@ -111,7 +111,8 @@ def resources(cell: Cell) -> dict[str, float]:
     facts = planning.facts(cell)
     info = streams.describe(cell.stream, dict(cell.stream_options))
     steps = cell.epochs * sum(info.train_sizes) / cell.batch_size
-    seconds = START_SECONDS + steps * STEP_SECONDS + facts["flops_dense"] / FLOPS_PER_SECOND
+    computed = facts["weight_density"] if kernel_of(cell)["kernel"] == "sparse" else 1.0
+    seconds = START_SECONDS + steps * STEP_SECONDS + computed * facts["flops_dense"] / FLOPS_PER_SECOND
     images = math.prod(info.shape) * (sum(info.train_sizes) + sum(info.test_sizes))
     held = 3 * facts["memory"]["activations"] + 8 * 4 * facts["memory"]["dense_parameters"] + images
     return {"seconds": round(seconds, 2), "memory_mb": round(BASE_MEGABYTES + held / 1e6)}
