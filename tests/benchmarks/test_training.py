@@ -7,10 +7,15 @@ The numbers in parentheses are ratios to the fastest of the group; there are no 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+import random
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional
+from torchvision import transforms
 
 from sparcl import components, masks, models, resolve, streams, trainer
 from sparcl.costs import ledger
@@ -18,6 +23,7 @@ from sparcl.policies import tdm
 from sparcl.running import environment
 from sparcl.streams import augment
 
+PLAIN = "plain loop (reference)"
 METHODS = ["derpp", "static-derpp", "gmp-derpp", "snip-derpp", "set-derpp", "rigl-derpp", "tdm-derpp", "sparcl-derpp"]
 
 
@@ -46,11 +52,68 @@ def running(method: str) -> tuple[trainer.Run, Iterator[components.Batch]]:
     return run, supply()
 
 
-@pytest.mark.parametrize("method", METHODS)
+class PlainLoop:
+    """DER++ as a tutorial writes it: images are augmented, remembered and counted one by one."""
+
+    def __init__(self, run: trainer.Run) -> None:
+        self.run = run
+        self.model = copy.deepcopy(run.model).to(memory_format=torch.contiguous_format)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.03)
+        self.memory: list[tuple[Tensor, int, Tensor]] = []
+        self.seen = 0
+        self.misclassified: dict[int, int] = {}
+        info, crop = run.info, transforms.RandomCrop(run.info.shape[1:], padding=run.info.pad)
+        self.transform = transforms.Compose(
+            [
+                *([crop] if info.pad else []),
+                *([transforms.RandomHorizontalFlip()] if info.flip else []),
+                transforms.Lambda(lambda image: image.float() / info.scale),
+                transforms.Normalize(info.mean, info.std),
+            ]
+        )
+
+    def images(self, raw: Sequence[Tensor]) -> Tensor:
+        return torch.stack([self.transform(image) for image in raw])
+
+    def replayed(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        images, labels, logits = zip(*random.sample(self.memory, count), strict=True)
+        return self.images(images), torch.tensor(labels), torch.stack(logits)
+
+    def step(self, batch: components.Batch) -> None:
+        self.optimizer.zero_grad()
+        output = self.model(self.images(list(batch.raw)))
+        loss = functional.cross_entropy(output, batch.labels)
+        if self.seen:
+            count = min(len(batch.raw), len(self.memory))
+            images, _, logits = self.replayed(count)
+            loss = loss + 0.1 * functional.mse_loss(self.model(images), logits)
+            images, labels, _ = self.replayed(count)
+            loss = loss + 0.5 * functional.cross_entropy(self.model(images), labels)
+        loss.backward()
+        self.optimizer.step()
+        for position, image, label, scores in zip(
+            batch.positions.tolist(), batch.raw, batch.labels.tolist(), output.detach(), strict=True
+        ):
+            wrong = int(scores.argmax()) != label
+            self.misclassified[position] = self.misclassified.get(position, 0) + wrong
+            self.seen += 1
+            if len(self.memory) < self.run.cell.buffer:
+                self.memory.append((image, label, scores))
+            elif (place := random.randrange(self.seen)) < self.run.cell.buffer:
+                self.memory[place] = (image, label, scores)
+
+
+@pytest.mark.parametrize("method", [*METHODS, PLAIN])
 @pytest.mark.benchmark(group="training step, DER++ on Split-Digits, sparsity 0.90 (derpp: dense)")
 def test_training_step(benchmark: Callable, method: str) -> None:
-    run, batches = running(method)
-    benchmark(lambda: trainer.step(run, next(batches)))
+    run, batches = running("derpp" if method == PLAIN else method)
+    if method == PLAIN:
+        plain = PlainLoop(run)
+        benchmark(lambda: plain.step(next(batches)))
+        assert plain.seen
+        assert sum(plain.misclassified.values())
+    else:
+        benchmark(lambda: trainer.step(run, next(batches)))
 
 
 @pytest.fixture(scope="module")
