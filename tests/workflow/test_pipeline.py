@@ -479,16 +479,6 @@ def test_workflow_directory_is_an_entry_of_its_own(checkout, config: str) -> Non
     assert "Nothing to be done" in output or "cell" not in jobs(output)
 
 
-@pytest.mark.slow  # make lint says the same
-@pytest.mark.parametrize(
-    "command",
-    [("snakemake", "--lint"), ("snakefmt", "--check", "Snakefile", "workflow")],
-    ids=["lint", "format"],
-)
-def test_workflow_is_clean(checkout, command: tuple[str, ...]) -> None:
-    checkout.run("-m", *command)
-
-
 def test_jobs_read_the_plan_and_plan_nothing(checkout, config: str, tmp_path: Path) -> None:
     """A process of Snakemake's own for one job, as on a node of a cluster, imports no torch and makes no plan."""
     (tmp_path / "torch.py").write_text("raise SystemExit('torch is not for this process')")
