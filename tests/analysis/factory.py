@@ -11,7 +11,7 @@ import hashlib
 import io
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -355,10 +355,21 @@ def collected(plan_file: Path) -> frames.Results:
     return frames.read(plan_file, plan_file.parent / collect.TABLE)
 
 
-def records(results: frames.Results) -> dict[str, dict[str, Any]]:
-    """The records behind results, by path, as they stand in their files."""
-    files = {path: results.plan.runs / path / "record.json" for path in results.frame.path}
-    return {path: json.loads(file.read_text()) for path, file in files.items() if file.exists()}
+class Records(Mapping):
+    """The records behind results, by path, as they stand in their files; each is read when it is asked for."""
+
+    def __init__(self, results: frames.Results) -> None:
+        files = {path: results.plan.runs / path / "record.json" for path in results.frame.path}
+        self.files = {path: file for path, file in files.items() if file.exists()}
+
+    def __getitem__(self, path: str) -> dict[str, Any]:
+        return json.loads(self.files[path].read_text())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.files)
+
+    def __len__(self) -> int:
+        return len(self.files)
 
 
 def table(results: frames.Results, name: str) -> Table:

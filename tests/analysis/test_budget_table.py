@@ -50,7 +50,7 @@ def test_rows_are_compared_with_the_dense_learner_at_the_budget(results):
         (buffer, method, str(LONGER[method]))
         for buffer in ("20", "50") for method in ("derpp", "static-derpp", "sparcl-derpp")
     ]  # fmt: skip
-    records = factory.records(results)
+    records = factory.Records(results)
     own, dense = (
         [records[f"split-digits/{name}/seed{s}"] for s in range(3)]
         for name in ("static-derpp/s0.90/b50/epochs=70", "derpp/s0.00/b50")

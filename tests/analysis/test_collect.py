@@ -190,7 +190,7 @@ def test_a_diverged_cell_is_in_no_mean(tmp_path):
     results = factory.collected(factory.write(tmp_path, factory.plan(items), diverge={gone: (4, 0, 0)}))
     made = factory.table(results, "continual_learning")
     row = next(row for row in factory.rows(made) if row["method"] == "er")
-    own = [factory.final(r) for path, r in factory.records(results).items() if "/er/" in path and path != gone]
+    own = [factory.final(r) for path, r in factory.Records(results).items() if "/er/" in path and path != gone]
     assert (row["n"], float(row["class_il_mean"])) == ("2", pytest.approx(sum(own) / 2))
     assert made.missing == ("split-digits/er/s0.00/b50: seed 1: diverged in task 4, epoch 0, step 0",)
 

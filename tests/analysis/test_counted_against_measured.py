@@ -35,7 +35,7 @@ def test_ratios(plan_file: Path) -> None:
     first = {key: float(rows[2][key]) for key in ("step_flops", "step_time", "step_ms", "sparse_model", "dense_model")}
     assert first == pytest.approx({"step_flops": 10, "step_time": 1 / 0.3, "step_ms": 3.0, "sparse_model": 525e-6,
                                    "dense_model": 4000e-6})  # fmt: skip
-    records = factory.records(results)
+    records = factory.Records(results)
     flops = {sparsity: records[f"split-digits/{method}/s{sparsity}/b50/seed0"]["results"]["executed"]["training"]
              for method, sparsity in (("er", "0.00"), ("rigl-er", "0.90"))}  # fmt: skip
     assert float(rows[2]["run_flops"]) == pytest.approx(flops["0.00"] / flops["0.90"])

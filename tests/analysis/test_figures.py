@@ -110,7 +110,7 @@ def test_spread_keeps_order_and_gap(positions, gap):
 def test_running_average_by_hand(scene):
     c = scene.find("derpp", 0.0, 50)
     curves = accuracy_per_task.running_average(scene, c)
-    matrix = factory.records(scene.results)[c.paths[1]]["results"]["accuracy"]["class_il"]
+    matrix = factory.Records(scene.results)[c.paths[1]]["results"]["accuracy"]["class_il"]
     assert curves.shape == (3, 5)
     assert curves[1, 0] == matrix[0][0]
     assert curves[1, 2] == pytest.approx(np.mean(matrix[2][:3]))

@@ -16,7 +16,7 @@ from sparcl.errors import UserError
 def test_frame_has_one_row_per_planned_cell(matrix, small_plan):
     assert list(matrix.frame.path) == [cell["path"] for cell in small_plan["cells"]]
     row = matrix.frame[matrix.frame.path == "split-digits/sparcl-derpp/s0.90/b50/seed1"].iloc[0]
-    record = factory.records(matrix)[row.path]
+    record = factory.Records(matrix)[row.path]
     assert row.class_il == factory.final(record)
     assert row.flops_executed == record["results"]["executed"]["training"]
     assert (row.label, row.learner, row.bundle) == ("SparCL-DER++", "derpp", "sparcl")
@@ -26,7 +26,7 @@ def test_frame_has_one_row_per_planned_cell(matrix, small_plan):
 
 def test_what_lies_behind_a_cell_is_as_recorded(matrix):
     paths = [f"split-digits/sparcl-derpp/s0.90/b50/seed{seed}" for seed in (2, 0)]
-    records = factory.records(matrix)
+    records = factory.Records(matrix)
     for kind in ("class_il", "task_il"):
         expected = [records[path]["results"]["accuracy"][kind] for path in paths]
         assert np.array_equal(matrix.matrices(paths, kind), np.array(expected, dtype=float))

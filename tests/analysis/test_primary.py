@@ -63,7 +63,7 @@ def test_rows_are_recomputed_from_the_records(planned):
     names = [*PLANNED.values(), "Magnitude", "GMP", "SET", "RigL-ERK"]
     assert [row["contrast"] for row in rows] == [f"SparCL minus {name}" for name in names]
     assert [row["planned"] for row in rows] == ["1"] * 4 + ["0"] * 4
-    p_values, within, records = [], [], factory.records(planned)
+    p_values, within, records = [], [], factory.Records(planned)
     for name, row in zip(names, rows, strict=True):
         ours, theirs = averages(planned, name)
         gaps = ours - theirs

@@ -56,7 +56,7 @@ def test_claims_are_answered_with_recomputed_numbers(matrix):
     found = claims.claims(matrix)
     assert len(found) == 4
     gain, flops, baselines, bottom = found
-    best, records = 0.0, factory.records(matrix)
+    best, records = 0.0, factory.Records(matrix)
     for learner in ("er", "derpp"):
         for buffer in (20, 50):
             own = records[f"split-digits/sparcl-{learner}/s0.95/b{buffer}/seed0"]["results"]["executed"]

@@ -67,7 +67,7 @@ def test_the_sweep_has_its_table(pair):
     ]  # fmt: skip
     own = "split-digits/rigl-derpp/s0.90/b50"
     assert [row["reference"] for row in rows] == [own, own, own, "", ""]  # the plain cell of the main groups
-    records = factory.records(pair[1])
+    records = factory.Records(pair[1])
     gap = [
         factory.final(records[f"{own}/rigl.alpha=0.5/seed{s}"]) - factory.final(records[f"{own}/seed{s}"])
         for s in range(3)

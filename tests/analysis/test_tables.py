@@ -28,7 +28,7 @@ def build(results):
 
 
 def values(results, configuration, metric="class_il"):
-    records = factory.records(results)
+    records = factory.Records(results)
     return np.array([factory.final(records[f"{configuration}/seed{seed}"], metric) for seed in range(3)])
 
 
@@ -86,7 +86,7 @@ def test_the_false_discovery_rate_is_held_over_the_table(made):
 def test_flops_ratio_is_against_the_dense_learner(made, matrix):
     row = one(factory.rows(made["sparse_baselines"]), configuration="split-digits/rigl-derpp/s0.95/b20")
     paths = "split-digits/derpp/s0.00/b20", "split-digits/rigl-derpp/s0.95/b20"
-    records = factory.records(matrix)
+    records = factory.Records(matrix)
     dense, own = (records[f"{path}/seed0"]["results"]["executed"]["training"] for path in paths)
     assert float(row["ratio_executed"]) == pytest.approx(dense / own)
     dense, own = (planned(matrix, path)["flops_paper"] for path in paths)
@@ -134,7 +134,7 @@ def test_ablation_effects_are_paired_with_all_else_equal(made, matrix):
 def test_memory(made, matrix):
     """By hand: 4 bytes a value; of a pruned layer the smaller of a bitmap and int32 positions, twice."""
     row = one(factory.rows(made["memory"]), configuration="split-digits/sparcl-derpp/s0.95/b50")
-    records = factory.records(matrix)
+    records = factory.Records(matrix)
 
     def total(path):
         results = records[path]["results"]
@@ -237,7 +237,7 @@ def cifar(tmp_path):
 def test_published_beside_measured(cifar):
     figures = [figure(), figure("training_flops", "2.5e15", "corroborated", std=None), figure(method="rigl-derpp")]
     rows = factory.rows(published(cifar, lambda: figures))
-    own = [factory.final(r) for r in factory.records(cifar).values()]
+    own = [factory.final(r) for r in factory.Records(cifar).values()]
     assert float(rows[0]["measured_value"]) == pytest.approx(np.mean(own))
     assert float(rows[0]["difference_value"]) == pytest.approx(np.mean(own) - 74.09)
     assert rows[0]["status"] == "recalled, unverified"
@@ -299,7 +299,7 @@ def test_losses_as_published_are_rows_by_group_and_no_comparison(tmp_path):
         ("DER's code", "derpp", "loss over all classes", "replay at once"),
         ("published-losses-sparcl", "sparcl-er", "loss over the task's classes", "replay from the second task"),
     ]  # fmt: skip
-    records = factory.records(results)
+    records = factory.Records(results)
     paths = [entry["path"] for entry in der if entry["cell"]["method"] == "derpp"]
     assert float(rows[1]["class_il_mean"]) == pytest.approx(np.mean([factory.final(records[p]) for p in paths]))
     assert not any("_p" in key for key in rows[0])
@@ -325,7 +325,7 @@ def test_published_buffer_of_a_method_without_memory(tmp_path):
     for sparsity in (0.0, 0.9):
         for metric in ("class_il", "task_il"):
             row = one([r for r in rows if float(r["sparsity"] or 0) == sparsity], method="lightcl", metric=metric)
-            own = [factory.final(r, metric) for r in factory.records(results).values()
+            own = [factory.final(r, metric) for r in factory.Records(results).values()
                    if (r["cell"]["method"], r["cell"]["sparsity"]) == ("lightcl", sparsity)]  # fmt: skip
             assert len(own) == 2
             assert float(row["measured_value"]) == pytest.approx(np.mean(own))

@@ -206,7 +206,11 @@ def stopped(number: int, ready: Callable[[], bool], work: Callable[[], int], fil
     return outcome(running), file.read_text()
 
 
-SIGNALS = [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+SIGNALS = [
+    (signal.SIGTERM, 143),
+    pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+    pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize(("number", "status"), SIGNALS)
