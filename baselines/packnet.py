@@ -15,7 +15,7 @@ in the authors' code.
 
 FLOPs. Executed: before pruning all weights are in the forward pass and the free ones have weight gradients, after it
 the frozen and the kept ones and the kept ones; the dense layers have no weight gradient after the first task. Paper:
-:func:`sparcl.costs.ledger.isolation_paper_flops`.
+:func:`sparcl.costs.convention.isolation_paper_flops`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command line: ``sparcl run | export | flops | methods | streams | data | plan | bench | new-baseline``.
+"""The command line: ``sparcl run | export | flops | methods | streams | data | plan | bench | time | new-baseline``.
 
 Exit status 0 for success, 1 for a run that failed, 2 for bad input (one line on standard error), 130 or 143 for a run
 that was interrupted and left a checkpoint.

@@ -9,7 +9,8 @@ later tasks replay them (``replays_removed: true`` replays them in the task too,
 
 A prediction is the largest logit among all classes, as in the released code. Among the task's classes alone
 (``prediction: task``), the form in which the loss is taken, nearly every prediction is right after an epoch, and
-nearly every sample ties at 0: samples would leave at random. ``criterion: forgetting`` counts forgetting events
+nearly every sample ties at 0: samples would leave at random. Once a task is learned most tie among all classes, too
+(``docs/methods.md``). ``criterion: forgetting`` counts forgetting events
 (a correct prediction followed by a wrong one) instead, a sample that was never right counting as the maximum, which is
 also the released code's choice.
 
