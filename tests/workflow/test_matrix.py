@@ -342,7 +342,7 @@ def test_a_bad_analysis_ends_with_status_2_and_writes_nothing(
     ("name", "methods", "seeds"),
     [
         ("split-digits", ("sparcl", "static", "snip", "rigl"), 3),
-        ("split-digits-full", ("sparcl", "static", "gmp", "snip", "set", "rigl"), 30),
+        ("split-digits-full", ("sparcl", "static", "gmp", "snip", "set", "rigl"), 15),
     ],
 )
 def test_matrices_of_digits_hold_what_the_tables_need(name: str, methods: tuple[str, ...], seeds: int) -> None:
