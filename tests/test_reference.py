@@ -42,7 +42,7 @@ def shown(row: dict[str, str], metric: str) -> str:
 def test_split_digits_by_sparsity() -> None:
     rows = measured("split-digits-full", "continual_learning", "sparse_baselines")
     compared = 0
-    for label, *values in table("**Split-Digits, every method, 5 seeds**"):
+    for label, *values in table("**Split-Digits, every method, 15 seeds**"):
         name = label.split(" (")[0]
         ratios = values.pop().split(", ")
         levels = [level for level, value in zip(LEVELS, values, strict=True) if value]
