@@ -264,9 +264,11 @@ def test_the_kernel_that_auto_gives_trains_as_the_method_says(name: str, contrac
         return
     exact = beginning("dense", prepare=float64.compute_in)
     assert exact.network is None
-    # Most are equal to 1e-6. A value that rounding puts on the other side of a ReLU moves some weights a little (A-GEM
-    # with DGM, where PyTorch's float32 is as far from its float64); a wrong rule moves most of them, and more.
-    assert apart(auto, exact).median() < 2e-3
+    # A value that rounding puts on the other side of a ReLU moves some weights a little; a wrong rule moves many.
+    # A-GEM with DGM lets it grow: there PyTorch's own float32 is as far from its float64.
+    method = methods.get(name)
+    grows = method.learner in ("agem", "agem_r") and method.policies.get("gradient") == "dgm"
+    assert apart(auto, exact).quantile(0.5 if grows else 0.9) < 2e-3
 
 
 @pytest.mark.slow
