@@ -9,19 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from analysis.plan import (
-    APART,
-    GAIN,
-    PILOT,
-    Document,
-    apart,
-    budgets,
-    bundle,
-    in_main,
-    is_losses,
-    is_sparse_training,
-    swept,
-)
+from analysis.plan import Document, bundle, is_sparse_training
+from sparcl.groups import APART, GAIN, PILOT, apart, budgets, in_main, is_losses, swept
 
 PARTS = {"tdm": "sparsity", "ddr": "data", "dgm": "gradient"}
 """SparCL's parts, and the kind of policy that each is."""

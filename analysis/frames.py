@@ -18,8 +18,9 @@ import pandas as pd
 
 from analysis import plan as plans
 from analysis.collect import COLUMNS, DIVERGED, DONE, FAILED, NOT_PLANNED, NOT_RUN, UPDATE, variant_of
-from analysis.plan import Plan, apart, in_main, shown, swept
+from analysis.plan import Plan, shown
 from sparcl.errors import UserError, one_line
+from sparcl.groups import apart, in_main, swept
 
 METRICS = (
     "class_il", "task_il", "forgetting_class_il", "forgetting_task_il", "forgetting_class_il_mammoth",

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from analysis import contrasts, frames, protocols
 from analysis.configurations import Configuration, configurations
 from analysis.frames import Results
-from analysis.plan import GAIN, Method
+from analysis.plan import Method
 from analysis.statistics import Paired
 from analysis.typeset import TIMES
+from sparcl.groups import GAIN
 
 LEVELS: Mapping[int, Mapping[bool | str, str]] = {
     1: protocols.LOSS,

@@ -21,8 +21,8 @@ import pandas as pd
 from analysis import frames, statistics
 from analysis.configurations import Configuration, configurations
 from analysis.frames import Results
-from analysis.plan import PILOT
 from analysis.statistics import Paired
+from sparcl.groups import PILOT
 
 MOVED, LATE, BELOW = 2.0, 0.05, 10.0
 """Points, fraction, points."""

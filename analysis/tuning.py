@@ -20,10 +20,11 @@ import yaml
 
 from analysis import statistics
 from analysis.frames import DONE, Results
-from analysis.plan import Config, Group, shown
+from analysis.plan import shown
 from analysis.statistics import Summary
 from analysis.typeset import Column, Measure, Row, Table
 from sparcl.errors import UserError, one_line
+from sparcl.groups import Config, Group
 
 METRICS = {"class_il": "Class-IL", "task_il": "Task-IL"}
 SAME = 1e-9

@@ -13,7 +13,7 @@ from analysis.configurations import Configuration, configurations
 from analysis.figures import style
 from analysis.figures.scene import Drawing, Scene, errors, finish, look, summary
 from analysis.figures.style import BLACK, GREY, LIGHT
-from analysis.plan import budgets
+from sparcl.groups import budgets
 
 
 def draw(scene: Scene) -> Drawing | None:

@@ -13,8 +13,8 @@ from analysis.figures import style
 from analysis.figures.scene import Drawing, Scene, finish
 from analysis.figures.style import BLACK, GREY, VERMILION
 from analysis.gain import BY_SOURCE, Effect
-from analysis.plan import GAIN
 from analysis.statistics import Paired
+from sparcl.groups import GAIN
 
 
 def draw(scene: Scene) -> Drawing | None:

@@ -31,7 +31,8 @@ from analysis.figures.scene import (
     summary,
 )
 from analysis.figures.style import BLACK
-from analysis.plan import shown, sweep_title, swept
+from analysis.plan import shown
+from sparcl.groups import sweep_title, swept
 
 PANELS = {"class_il": "Class-IL accuracy (%)", "flops_executed": "Training FLOPs, executed ledger"}
 TASK_IL = "Task-IL accuracy (%)"

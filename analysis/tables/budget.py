@@ -7,10 +7,10 @@ from typing import Any
 from analysis import frames, regime
 from analysis.configurations import Configuration, configurations
 from analysis.frames import Results
-from analysis.plan import budgets
 from analysis.tables import columns as shared
 from analysis.tables.comparison import measures
 from analysis.typeset import Column, Row, Table
+from sparcl.groups import budgets
 
 METRICS = ("class_il", "task_il", "learning_class_il")
 

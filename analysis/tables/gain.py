@@ -8,10 +8,10 @@ from analysis import frames, gain, regime
 from analysis.configurations import configurations
 from analysis.contrasts import HIGHER, LOWER, NOT_TESTED, NOT_TOLD
 from analysis.frames import Results
-from analysis.plan import GAIN
 from analysis.statistics import ALPHA, fdr
 from analysis.tables.columns import SEEDS, missing_of
 from analysis.typeset import Column, Row, Table
+from sparcl.groups import GAIN
 
 KINDS = {"comparison": "SparCL as compared", "main": "main effect", "interaction": "interaction"}
 

@@ -7,10 +7,10 @@ from typing import Any
 from analysis import protocols, regime
 from analysis.configurations import configurations
 from analysis.frames import Results, in_group
-from analysis.plan import is_losses
 from analysis.tables import columns as shared
 from analysis.tables.comparison import measures
 from analysis.typeset import Column, Row, Table
+from sparcl.groups import is_losses
 
 METRICS = ("class_il", "task_il", "forgetting_class_il", "learning_class_il")
 

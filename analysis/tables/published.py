@@ -14,9 +14,9 @@ from typing import Any
 from analysis import protocols, statistics
 from analysis.configurations import Configuration, configurations, dense_of
 from analysis.frames import Results
-from analysis.plan import is_losses
 from analysis.tables.columns import MEGABYTE
 from analysis.typeset import DASH, MINUS, Column, Row, Table, fixed, scientific
+from sparcl.groups import is_losses
 
 STATUS = {
     "sourced": "sourced",

@@ -8,10 +8,10 @@ from analysis import frames
 from analysis.catalog import SWEEP
 from analysis.configurations import Configuration, by_values, configurations
 from analysis.frames import Results
-from analysis.plan import sweep_title, swept
 from analysis.tables import columns as shared
 from analysis.tables.comparison import measures
 from analysis.typeset import Column, Row, Table
+from sparcl.groups import sweep_title, swept
 
 
 def table(results: Results, group: str) -> Table:

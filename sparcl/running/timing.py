@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from sparcl import masks, methods, models, resolve, trainer
+from sparcl import groups, masks, methods, models, resolve, trainer
 from sparcl.cell import Cell
 from sparcl.costs import memory, planning
 from sparcl.kernels import bench, library
@@ -42,11 +42,11 @@ class Course:
 
 def cells_of(plan: Mapping[str, Any]) -> list[Cell]:
     """Return a cell for every sparse method and sparsity of the plan's main groups: its largest buffer, seed 0."""
-    main = {name for name, group in plan["config"]["groups"].items() if "set" not in group and "budget" not in group}
+    aside = groups.apart(plan["config"])
     chosen: dict[tuple[str, float], Cell] = {}
     for entry in plan["cells"]:
         cell = resolve.from_dict(entry["cell"])
-        if not main & set(entry["groups"]) or cell.device != "cpu" or not methods.get(cell.method).policies:
+        if not groups.in_main(entry["groups"], aside) or cell.device != "cpu" or not methods.get(cell.method).policies:
             continue
         key = cell.method, cell.sparsity
         if key not in chosen or cell.buffer > chosen[key].buffer:

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from analysis import __main__ as command
-from analysis import catalog, collect, frames, plan, regime, ties
+from analysis import catalog, collect, frames, regime, ties
+from sparcl import groups
 
 MAIN = [("finetune", 0.0, 0), ("er", 0.0, 50), ("derpp", 0.0, 50), ("sparcl-derpp", 0.9, 50)]
 FAST = [1.0 / (e + 1) for e in range(10)]
@@ -25,10 +26,10 @@ def made(folder, pilot=None, losses=FAST, bottom=20.0, learned=None, seeds=2, ma
     items = [factory.entry(factory.cell(m, s, b, seed)) for m, s, b in main for seed in range(seeds)]
     for epochs in pilot or {}:
         variant = {} if epochs == 10 else {"epochs": epochs}
-        items += [factory.entry(factory.cell("derpp", 0.0, 50, s, epochs=epochs), [plan.PILOT], variant)
+        items += [factory.entry(factory.cell("derpp", 0.0, 50, s, epochs=epochs), [groups.PILOT], variant)
                   for s in range(seeds)]  # fmt: skip
     document = factory.plan(items)
-    document["config"]["groups"].setdefault(plan.PILOT, {"methods": ["derpp"]})
+    document["config"]["groups"].setdefault(groups.PILOT, {"methods": ["derpp"]})
     file = factory.write(folder, document)
     for entry in document["cells"]:
         where = file.parent / "runs" / entry["path"] / "record.json"

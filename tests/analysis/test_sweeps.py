@@ -7,9 +7,10 @@ import itertools
 import factory
 import pytest
 
-from analysis import catalog, claims, frames, plan
+from analysis import catalog, claims, frames
 from analysis.figures import style, sweep
 from analysis.figures.scene import Scene
+from sparcl import groups
 
 MAIN = [("er", 0.0), ("derpp", 0.0), ("sparcl-derpp", 0.9), ("rigl-derpp", 0.9), ("set-derpp", 0.9)]
 
@@ -93,8 +94,8 @@ def test_a_cell_that_another_group_names_is_compared_too(tmp_path):
 def test_grids_are_sweeps():
     grid = {"er": {"set": {"er.x": [1]}, "source": "s"}, "ewc": {"set": {}, "source": "s"}}
     config = {"groups": {"a": {"grid": grid}, "b": {"set": {"k.l": [1], "k.m": [2]}}, "c": {}}}
-    assert plan.swept(config) == {"a": ["er.x"], "b": ["k.l", "k.m"]}
-    assert [plan.in_main(groups, plan.apart(config)) for groups in (["a"], ["a", "b"], ["a", "c"], [])] == [
+    assert groups.swept(config) == {"a": ["er.x"], "b": ["k.l", "k.m"]}
+    assert [groups.in_main(names, groups.apart(config)) for names in (["a"], ["a", "b"], ["a", "c"], [])] == [
         False, False, True, True,
     ]  # fmt: skip
 

@@ -7,8 +7,7 @@ from fractions import Fraction
 import pytest
 from test_matrix import SMALL, problems
 
-from analysis import plan as plans
-from sparcl import budget, matrix, methods, plan, resolve
+from sparcl import budget, groups, matrix, methods, plan, resolve
 from sparcl.components import Clock
 from sparcl.costs import planning
 
@@ -150,11 +149,11 @@ def test_the_plan_says_what_the_budget_comes_to(tmp_path) -> None:
 
 def test_a_group_of_equal_budgets_is_in_no_comparison_between_methods() -> None:
     made = plan.make(matrix.from_dict(config("flops-of-dearest")))
-    aside = plans.apart(made["config"])
+    aside = groups.apart(made["config"])
     assert aside == {"equal"}
-    main = {entry["path"] for entry in made["cells"] if plans.in_main(entry["groups"], aside)}
+    main = {entry["path"] for entry in made["cells"] if groups.in_main(entry["groups"], aside)}
     assert main == {cell.path for cell in of_group(matrix.from_dict(config("flops-of-dearest")), "plain").values()}
-    assert plans.swept(made["config"]) == {}
+    assert groups.swept(made["config"]) == {}
 
 
 def test_another_budget_is_refused() -> None:
