@@ -13,10 +13,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from analysis import frames, plan, statistics
+from analysis import frames, statistics
 from analysis.configurations import Configuration, configurations, dense_of
 from analysis.frames import Results
-from analysis.plan import Analysis, Method
+from analysis.plan import Analysis
 from analysis.statistics import Paired
 from analysis.typeset import DASH, difference, p_value
 
@@ -138,16 +138,15 @@ def contrasts(results: Results) -> list[Contrast]:
     rivals = dict.fromkeys(c.bundle for c in pool if c.sparsity > 0 and c.is_sparse_training and c.bundle != OURS)
     named = {frozenset(sides) for sides in planned}
     others = [(OURS, rival) for rival in (DENSE, *rivals) if frozenset((OURS, rival)) not in named]
-    methods = results.plan.methods
-    made = [_contrast(*sides, True, pool, methods) for sides in planned]
-    made += [_contrast(*sides, False, pool, methods) for sides in others]
+    labels = {DENSE: DENSE, **results.plan.bundles}
+    made = [_contrast(*sides, True, pool, labels) for sides in planned]
+    made += [_contrast(*sides, False, pool, labels) for sides in others]
     return [contrast for contrast in made if contrast.is_planned or contrast.pairs]
 
 
 def _contrast(
-    first: str, second: str, is_planned: bool, pool: Sequence[Configuration], methods: Mapping[str, Method]
+    first: str, second: str, is_planned: bool, pool: Sequence[Configuration], labels: Mapping[str, str]
 ) -> Contrast:
-    labels = label_of(first, methods), label_of(second, methods)
     done = [c for c in pool if c.n]
     if first == DENSE:
         pairs = [(dense, c) for c in done if c.bundle == second and (dense := dense_of(c, done))]
@@ -156,16 +155,7 @@ def _contrast(
     else:
         sides = [{(c.learner, c.buffer, c.sparsity): c for c in done if c.bundle == name} for name in (first, second)]
         pairs = [(c, sides[1][setting]) for setting, c in sides[0].items() if setting in sides[1]]
-    return Contrast(first, second, labels, is_planned, tuple(pairs))
-
-
-def label_of(bundle: str, methods: Mapping[str, Method]) -> str:
-    """Return what tables call a bundle: a method's label without its learner's."""
-    for name, facts in methods.items():
-        learner = facts["learner"]
-        if plan.bundle(name, learner) == bundle:
-            return facts["label"].removesuffix(f"-{methods[learner]['label'] if learner in methods else learner}")
-    return bundle
+    return Contrast(first, second, (labels[first], labels[second]), is_planned, tuple(pairs))
 
 
 def findings(results: Results) -> list[Finding]:

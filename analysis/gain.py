@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from analysis import contrasts, frames, protocols
 from analysis.configurations import Configuration, configurations
 from analysis.frames import Results
-from analysis.plan import Method
 from analysis.statistics import Paired
 from analysis.typeset import TIMES
 from sparcl.groups import GAIN
@@ -81,7 +80,7 @@ def effects(results: Results, metrics: Iterable[str] = ("class_il", "task_il")) 
     metrics = tuple(metrics)
     cells, labels = cells_of(results)
     crossed = factors(cells, labels)
-    made = _comparisons(cells, labels, results.plan.methods, metrics)
+    made = _comparisons(cells, labels, results.plan.bundles, metrics)
     for factor in crossed:
         made.append(_effect("main", factor.name, "", _pairs(cells, factor), metrics))
     for index, one in enumerate(crossed):
@@ -102,7 +101,7 @@ def cells_of(results: Results) -> tuple[Cells, dict[str, str]]:
         for sparsity in [c.sparsity] if c.sparsity else levels:
             cells[place, (c.learner, c.buffer, sparsity)] = c
         if training not in labels or not c.policies["data"]:
-            labels[training] = contrasts.label_of(c.bundle, results.plan.methods) if c.bundle else contrasts.DENSE
+            labels[training] = results.plan.bundles[c.bundle] if c.bundle else contrasts.DENSE
     return cells, dict(sorted(labels.items(), key=lambda item: "tdm" not in item[0]))
 
 
@@ -170,7 +169,7 @@ def _added(one: Configuration, other: Configuration, metric: str) -> dict[int, f
 
 
 def _comparisons(
-    cells: Cells, labels: Mapping[str, str], methods: Mapping[str, Method], metrics: Iterable[str]
+    cells: Cells, labels: Mapping[str, str], bundles: Mapping[str, str], metrics: Iterable[str]
 ) -> list[Effect]:
     """SparCL with its data removal minus each way of training without: each by its source, then by one protocol."""
     ours, *others = labels or [""]
@@ -186,6 +185,6 @@ def _comparisons(
                 for (place, setting), c in cells.items()
                 if place == (ours, *own, True) and (low := ((other, *theirs, False), setting)) in cells
             ]
-            name = f"{contrasts.label_of(whole, methods)} minus {labels[other]}"
+            name = f"{bundles[whole]} minus {labels[other]}"
             made.append(_effect("comparison", name, where, pairs, metrics))
     return made

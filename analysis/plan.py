@@ -98,6 +98,7 @@ class Document(TypedDict):
     analysis: Analysis | None
     stream: Stream
     methods: dict[str, Method]
+    bundles: dict[str, str]
     cells: list[CellEntry]
 
 
@@ -114,7 +115,8 @@ class Identified(TypedDict):
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells that were asked for. ``reference`` is a method, or empty; ``document`` is the file as it stands."""
+    """The cells that were asked for. ``reference`` is a method, or empty; ``bundles`` is what tables call each of them;
+    ``document`` is the file as it stands."""
 
     path: Path
     document: Document
@@ -125,6 +127,7 @@ class Plan:
     config: Config
     stream: Stream
     methods: Mapping[str, Method]
+    bundles: Mapping[str, str]
     cells: tuple[CellEntry, ...]
 
     @property
@@ -159,7 +162,7 @@ def read(path: str | Path) -> Plan:
         raise UserError(f"{path}: {problem}")
     return Plan(
         path, document, data["name"], data["title"] or data["name"], data["description"], data["reference"] or "",
-        data["config"], data["stream"], data["methods"], tuple(data["cells"]),
+        data["config"], data["stream"], data["methods"], data["bundles"], tuple(data["cells"]),
     )  # fmt: skip
 
 

@@ -53,6 +53,7 @@ class Plan(TypedDict):
     analysis: dict[str, Any] | None
     stream: dict[str, Any]
     methods: dict[str, dict[str, Any]]
+    bundles: dict[str, str]
     cells: list[Entry]
 
 
@@ -80,6 +81,7 @@ def make(matrix: Matrix) -> Plan:
             "shape": list(described.shape),
         },
         "methods": {name: _method(name) for name in dict.fromkeys(cell.method for cell in matrix.cells)},
+        "bundles": {name: bundle.label for name, bundle in sorted(methods.bundles().items())},
         "cells": [
             {
                 "path": cell.path,

@@ -92,7 +92,7 @@ def _task_curve(ax: Axes, scene: Scene, c: Configuration, curves: np.ndarray) ->
     )
     if (reference or (not c.bundle and not context)) and not any(s.n < BAND_MIN_N for s in sums):
         ax.fill_between(x, [s.ci_low for s in sums], [s.ci_high for s in sums], color=color, alpha=BAND, linewidth=0)
-    name = scene.bundle_label(c.bundle) if c.bundle else level_label(c)
+    name = scene.results.plan.bundles[c.bundle] if c.bundle else level_label(c)
     return means[-1], f"{name}", color
 
 

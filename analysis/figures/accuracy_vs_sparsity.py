@@ -97,7 +97,7 @@ def _sparsity_panel(ax: Axes, scene: Scene, learner: str, buffer: int, levels: S
             ax.axhspan(s.ci_low, s.ci_high, facecolor="none", edgecolor="#E0E0E0", hatch="////", linewidth=0, zorder=0)
         drawn.append(dense)
     ax.set_xticks(range(len(levels)), [f"{level:.2f}" for level in levels])
-    if names := [scene.bundle_label(bundle) for bundle in lines if bundle in banded]:
+    if names := [scene.results.plan.bundles[bundle] for bundle in lines if bundle in banded]:
         ax.annotate(
             f"bands: {', '.join(names)}",
             (0.02, 0.02),

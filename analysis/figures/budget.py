@@ -43,7 +43,7 @@ def draw(scene: Scene) -> Drawing | None:
         ax.axis("off")
     names: dict[str, Line2D] = {}
     for c in (c for line in panels.values() for c in line):
-        label = scene.bundle_label(c.bundle) if c.bundle else "dense learner"
+        label = scene.results.plan.bundles[c.bundle] if c.bundle else "dense learner"
         names.setdefault(c.bundle, Line2D([], [], linestyle="none", label=label, **_filled(c)))
     handles = [
         *names.values(),

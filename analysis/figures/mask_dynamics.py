@@ -56,7 +56,7 @@ def draw(scene: Scene) -> Drawing | None:
                 **(marks | {"markerfacecolor": "none"} if c.bundle == "rigl" else marks),
             )
         if not moved:
-            still.append(scene.bundle_label(c.bundle))
+            still.append(scene.results.plan.bundles[c.bundle])
     for ax in (density, gradient, churn):
         ax.set_xlim(0, tasks * epochs)
         for boundary in range(1, tasks):
@@ -93,7 +93,7 @@ def draw(scene: Scene) -> Drawing | None:
         Line2D(
             [],
             [],
-            label=scene.bundle_label(c.bundle),
+            label=scene.results.plan.bundles[c.bundle],
             linewidth=2 if c.bundle == scene.highlight else 1.2,
             **look(c).marks,
         )

@@ -79,14 +79,6 @@ class Scene:
         near = [level for level in levels if abs(level - 0.9) < MATCHED_TO]
         return near[0] if near else levels[len(levels) // 2]
 
-    def bundle_label(self, bundle: str) -> str:
-        """``rigl-erk`` -> ``RigL-ERK``: the label of a bundle's methods without the learner."""
-        for c in self.pool:
-            if c.bundle == bundle:
-                learner = self.learner_label(c.learner)
-                return c.label.removesuffix(f"-{learner}")
-        return bundle
-
     def learner_label(self, learner: str) -> str:
         """Return what figures call a learner."""
         for c in self.pool:
@@ -179,7 +171,7 @@ def errors(s) -> np.ndarray | None:
 def legend(figure, scene: Scene, handles: Sequence[Artist] = (), **options) -> None:
     """One legend for the bundles (color, marker), to the right of the axes."""
     entries = [
-        Line2D([], [], label=scene.bundle_label(bundle), linewidth=1.4, **style.of(bundle, "derpp").marks)
+        Line2D([], [], label=scene.results.plan.bundles[bundle], linewidth=1.4, **style.of(bundle, "derpp").marks)
         for bundle in scene.bundles
     ]
     figure.legend(handles=[*entries, *handles], loc="outside right upper", handlelength=2.6, **options)

@@ -151,6 +151,7 @@ def plan(entries: Iterable[Mapping[str, Any]], reference: str = "sparcl-derpp", 
             "test_sizes": [72] * TASKS, "shape": [1, 8, 8],
         },
         "methods": {item["cell"]["method"]: facts(item["cell"]["method"]) for item in cells},
+        "bundles": {name: label for name, (label, _, _) in BUNDLES.items()},
         "cells": cells,
     }  # fmt: skip
 

@@ -142,11 +142,12 @@ def test_what_an_interval_excludes(low, high, excluded):
 
 def test_a_contrast_may_be_between_any_two_bundles_in_either_order(matrix):
     pool = [c for c in configurations(frames.main_rows(matrix.frame)) if not c.setting]
-    pair = contrasts._contrast("rigl", "set", True, pool, matrix.plan.methods)
+    labels = {"dense": "dense", **matrix.plan.bundles}
+    pair = contrasts._contrast("rigl", "set", True, pool, labels)
     assert len(pair.pairs) == 12
     assert {(a.bundle, b.bundle) for a, b in pair.pairs} == {("rigl", "set")}
     one_way, back = (
-        contrasts._contrast(*sides, True, pool, matrix.plan.methods) for sides in (("rigl", "dense"), ("dense", "rigl"))
+        contrasts._contrast(*sides, True, pool, labels) for sides in (("rigl", "dense"), ("dense", "rigl"))
     )
     assert back.pooled("class_il").mean == pytest.approx(-one_way.pooled("class_il").mean)
 
@@ -157,8 +158,8 @@ def test_a_planned_contrast_that_nothing_was_run_for_keeps_its_row(tmp_path):
     results = factory.collected(factory.write(tmp_path, factory.plan(items, analysis=ANALYSIS)))
     rows = factory.rows(factory.table(results, "primary"))
     assert [(row["contrast"], row["settings"], row["n"]) for row in rows] == [
-        ("SparCL minus dense", "1", "3"), ("SparCL minus static", "0", "0"), ("SparCL minus rigl", "0", "0"),
-        ("SparCL minus snip", "0", "0"),
+        ("SparCL minus dense", "1", "3"), ("SparCL minus Static", "0", "0"), ("SparCL minus RigL", "0", "0"),
+        ("SparCL minus SNIP", "0", "0"),
     ]  # fmt: skip
     assert one(rows, second="rigl")["verdict"] == "not tested"
     # One test: nothing to correct for.
