@@ -348,7 +348,7 @@ def _flops(options: argparse.Namespace) -> int:
     if plan["dense_over_paper"] is not None:
         print(f"  dense / own FLOPs, both by the paper's count {plan['dense_over_paper']:.2f}")
     if approximate:
-        print("  (executed is an approximation: the data decide which weights are left or how many images are replayed)")
+        print("  (executed is an approximation: the data decide how many weights are left or images replayed)")
     for line, kinds in executed["lines"].items():
         print(f"    {line:<18} {sum(kinds.values()):.4e}")
     memory = plan["paper_memory"]

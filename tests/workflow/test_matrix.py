@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparcl import cli, matrix, plan, resolve
+from sparcl import cli, groups, matrix, plan, resolve
 from sparcl.errors import UserError
 from sparcl.files import strict_yaml
 from sparcl.kernels import library
@@ -275,6 +275,23 @@ def test_shipped_configs_are_good(path: Path) -> None:
     assert loaded.name.endswith(path.stem)
     reference = loaded.config.get("reference", loaded.cells[0].method)
     assert any(entry.method == reference for entry in loaded.cells)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "tiny-imagenet"])
+def test_dense_rows_beside_published_figures_are_run_with_the_loss_of_their_source(name: str) -> None:
+    """DER's code (Buzzega et al. 2020): cross-entropy over all outputs, replay from the first task on."""
+    loaded = matrix.load(FOLDER / f"{name}.yaml")
+    own = [
+        cell
+        for cell, names in zip(loaded.cells, loaded.groups, strict=True)
+        if "published-losses-sparcl" not in names and any(map(groups.is_losses, names))
+    ]
+    dense = {(cell.method, cell.buffer) for cell in own}
+    replaying = {(method, buffer) for method in ("er", "der", "derpp", "agem", "fdr") for buffer in (200, 500)}
+    assert dense == replaying | {("finetune", 0), ("ewc", 0)}
+    for cell in own:
+        assert cell.params["protocol.single_head"] is False
+        assert cell.params["protocol.replay_start"] == ("immediately" if cell.buffer else "second-task")
 
 
 # The planned primary analysis.
