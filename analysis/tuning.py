@@ -141,7 +141,7 @@ def _swept(config: Config, groups: Sequence[str], method: str) -> set[str]:
     for group in groups:
         entry = config.get("groups", {}).get(group, Group())
         grid = entry.get("grid", {}).get(method)
-        found |= set(grid["set"] if grid else entry.get("set", {}))
+        found |= set(grid["set"] if grid else entry.get("set", {}) | entry.get("alone", {}))
     return found
 
 
@@ -152,7 +152,7 @@ def _grid_source(config: Config, rows: pd.DataFrame) -> str:
             entry = config["groups"].get(group, Group())
             if grid := entry.get("grid"):
                 found[grid[row.method]["source"]] = None
-            elif entry.get("set"):
+            elif entry.get("set") or entry.get("alone"):
                 found["the config"] = None
     return "; ".join(found)
 

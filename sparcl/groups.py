@@ -27,6 +27,7 @@ class Group(TypedDict, total=False):
 
     title: str
     set: dict[str, list[Any]]
+    alone: dict[str, list[Any]]
     grid: dict[str, Grid]
     budget: str
 
@@ -41,10 +42,10 @@ class Config(TypedDict, total=False):
 
 
 def swept(config: Config) -> dict[str, list[str]]:
-    """Return the sweeps of a config: group to the parameters that its ``set`` (or its methods' grids) sweeps."""
+    """Return the sweeps of a config: group to what its ``set``, its ``alone`` or its methods' grids change."""
     found: dict[str, list[str]] = {}
     for name, group in config.get("groups", {}).items():
-        sets = [group.get("set", {}), *(grid["set"] for grid in group.get("grid", {}).values())]
+        sets = [group.get("set", {}), group.get("alone", {}), *(grid["set"] for grid in group.get("grid", {}).values())]
         if any(sets):
             found[name] = list(dict.fromkeys(key for one in sets for key in one))
     return found

@@ -258,7 +258,10 @@ def _with_grids(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]
 
 
 def _parts(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return a group as entries whose methods share one ``set``: itself, or one for each method's grid."""
+    """Return a group as entries whose methods share one ``set``: itself, or one for each grid or key alone."""
+    if "alone" in entry:
+        own = entry.get("set", {})
+        return [{**entry, "set": own | {key: values}} for key, values in entry["alone"].items()]
     if "grid" not in entry:
         return [entry]
     return [{**entry, "methods": [name], "set": grid["set"]} for name, grid in entry["grid"].items()]

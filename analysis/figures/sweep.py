@@ -48,7 +48,8 @@ def draw(scene: Scene, group: str) -> Drawing | None:
     values = {key: list(dict.fromkeys(c.params.get(key) for c in done)) for key in parameters}
     numeric = [key for key in parameters if all(_is_number(value) for value in values[key])]
     axis = max(numeric, key=lambda key: len(values[key]), default="")
-    listed = len(parameters) > 2 or not axis or len(values[axis]) < 2
+    one_at_a_time = "alone" in scene.results.plan.config["groups"][group]
+    listed = one_at_a_time or len(parameters) > 2 or not axis or len(values[axis]) < 2
     panels = PANELS
     if all(c.task_il_only for c in done):
         panels = {"task_il": TASK_IL} | {key: text for key, text in PANELS.items() if key != "class_il"}
@@ -57,7 +58,8 @@ def draw(scene: Scene, group: str) -> Drawing | None:
     pairs = list(zip(axes[0], panels.items(), strict=True))
     drawn, off = list(rows), {}
     if listed:
-        _listed(pairs, by_values(done, parameters), parameters)
+        named = [] if one_at_a_time else parameters
+        _listed(pairs, by_values(done, named), named)
     else:
         others = [key for key in parameters if key != axis]
         off = {c.key: found for c in done if (found := _without(scene, c, axis))}
@@ -158,11 +160,12 @@ def _line(ax: Axes, line: Sequence[Configuration], axis: str, metric: str, label
 def _listed(
     pairs: Sequence[tuple[Axes, tuple[str, str]]], done: Sequence[Configuration], parameters: Sequence[str]
 ) -> None:
-    """A row for each setting."""
+    """A row for each setting: the values of ``parameters``, or without any what differs from the default."""
     several = len({(c.label, c.buffer, c.sparsity) for c in done}) > 1
     names = []
     for c in done:
         text = ", ".join(f"{key} {shown(c.params[key])}" for key in parameters if key in c.params)
+        text = text or c.setting.replace("=", " ") or "default"
         names.append(f"{level_label(c)}, buffer {c.buffer}: {text}" if several else text)
     for ax, (metric, label) in pairs:
         for place, c in enumerate(reversed(done)):

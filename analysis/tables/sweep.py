@@ -17,7 +17,8 @@ from sparcl.groups import sweep_title, swept
 def table(results: Results, group: str) -> Table:
     """The settings of a sweep."""
     parameters = swept(results.plan.config)[group]
-    rows = by_values(configurations(frames.in_group(results.frame, group)), parameters)
+    one_at_a_time = "alone" in results.plan.config["groups"][group]
+    rows = by_values(configurations(frames.in_group(results.frame, group)), [] if one_at_a_time else parameters)
     pool = configurations(frames.main_rows(results.frame))
 
     def default(row: Configuration) -> Configuration | None:
@@ -33,12 +34,14 @@ def table(results: Results, group: str) -> Table:
         values |= {metric: column[index] for metric, column in found.items()}
         values |= {key: row.params.get(key) for key in parameters}
         values |= {
-            "label": row.label, "data_fraction": row.mean("data_fraction"), "difference": first.paired,
+            "label": row.label, "setting": row.setting or "default",
+            "data_fraction": row.mean("data_fraction"), "difference": first.paired,
             "p_fdr": first.p_fdr, "reference": "" if reference is None else reference.key,
         }  # fmt: skip
         made.append(Row(values, f"{row.method}, {row.buffer}, {row.sparsity}"))
     columns = [
-        *shared.identity_columns(), *(Column(key, key) for key in parameters), shared.LABEL, shared.SPARSITY,
+        *shared.identity_columns(), *([Column("setting", "Changed")] if one_at_a_time else []),
+        *(Column(key, key, csv_only=one_at_a_time) for key in parameters), shared.LABEL, shared.SPARSITY,
         shared.BUFFER, *shared.METRIC_COLUMNS.values(), *shared.FLOPS,
         Column("data_fraction", "Data presented", "number", "fraction", digits=3), shared.AGAINST,
         shared.DIFFERENCE, shared.P_FDR, shared.SEEDS,

@@ -152,6 +152,26 @@ def test_texts_and_many_parameters_are_listed(draw, tmp_path, values):
     assert flops.get_xlabel() == "Training FLOPs, executed ledger"
 
 
+def test_one_change_at_a_time_is_named_in_a_column_and_listed(tmp_path):
+    default = factory.cell("sparcl-derpp", 0.9, 50)["params"]
+    items = main_items()
+    for seed in range(3):
+        items.append(factory.entry(factory.cell("sparcl-derpp", 0.9, 50, seed), ["mine"]))
+        for change in ({"ddr.proportion": 0.1}, {"tdm.init": "magnitude"}):
+            items.append(factory.entry(factory.cell("sparcl-derpp", 0.9, 50, seed, default | change), ["mine"], change))
+    document = factory.plan(items)
+    document["config"]["groups"]["mine"]["alone"] = {"ddr.proportion": [0.3, 0.1], "tdm.init": ["magnitude"]}
+    results = factory.collected(factory.write(tmp_path, document))
+    rows = factory.rows(factory.table(results, "sweep_mine"))
+    assert [row["setting"] for row in rows] == ["default", "ddr.proportion=0.1", "tdm.init=magnitude"]
+    assert [bool(row["class_il_diff"]) for row in rows] == [False, True, True]
+    with style.context():
+        drawing = sweep.draw(Scene(results), "mine")
+        names = [tick.get_text() for tick in drawing.figure.axes[0].get_yticklabels()]
+        style.close(drawing.figure)
+    assert names == ["tdm.init magnitude", "ddr.proportion 0.1", "default"]  # from below
+
+
 def test_methods_without_class_il_show_task_il(draw, tmp_path):
     drawing = draw(tmp_path, {"packnet.retrain": [0.2, 0.5]}, ["packnet"])
     assert drawing.figure.axes[0].get_ylabel() == "Task-IL accuracy (%)"

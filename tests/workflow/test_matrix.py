@@ -87,6 +87,18 @@ def test_a_cell_of_two_groups_runs_once_and_carries_both_names() -> None:
     ]
 
 
+def test_alone_changes_one_thing_at_a_time() -> None:
+    group = {"methods": ["sparcl-er"], "buffers": [20], "sparsities": [0.75],
+             "alone": {"ddr.proportion": [0.3, 0.1], "tdm.init": ["magnitude"], "epochs": [2]}}  # fmt: skip
+    start = "split-digits/sparcl-er/s0.75/b20/"
+    assert paths(changed(seeds=1, groups={"one": group})) == [
+        f"{start}{setting}seed0" for setting in ("", "ddr.proportion=0.1/", "tdm.init=magnitude/", "epochs=2/")
+    ]
+    crossed = paths(changed(seeds=1, groups={"one": group | {"set": {"dgm.sparsity": [0.8, 0.9]}}}))
+    assert len(crossed) == 8
+    assert f"{start}dgm.sparsity=0.9+tdm.init=magnitude/seed0" in crossed
+
+
 def test_plan_holds_cells_that_can_be_made_again() -> None:
     made = plan.make(matrix.from_dict(yaml.safe_load(CONFIGS[0].read_text())))
     for entry in made["cells"][:5]:
