@@ -70,7 +70,8 @@ def draw(scene: Scene, group: str) -> Drawing | None:
     text = text if len(settings) < 4 else f"{len(settings)} configurations"
     title = sweep_title(scene.results.plan.config, group)
     missing = missing_of({c.key: c for c in drawn}.values())
-    figure.suptitle(f"{title} ({text}) on {scene.label}", fontsize=10, fontweight="bold", x=0.01, ha="left")
+    subject = title if listed and len(settings) > 1 else f"{title} ({text})"  # else each row names its own
+    figure.suptitle(f"{subject} on {scene.label}", fontsize=10, fontweight="bold", x=0.01, ha="left")
     style.footnote(figure, f"{seeds_text(drawn)}; small dots: single seeds{missing_text(missing)}")
     dotted = ", ".join(sorted({c.label for c in off.values()}))
     caption = (
