@@ -81,7 +81,7 @@ def make(matrix: Matrix) -> Plan:
             "shape": list(described.shape),
         },
         "methods": {name: _method(name) for name in dict.fromkeys(cell.method for cell in matrix.cells)},
-        "bundles": {name: bundle.label for name, bundle in sorted(methods.bundles().items())},
+        "bundles": _bundles(matrix),
         "cells": [
             {
                 "path": cell.path,
@@ -106,6 +106,15 @@ def _method(name: str) -> dict[str, Any]:
         "policies": {kind: found.policies.get(kind) for kind in methods.KINDS},
         "task_il_only": found.task_il_only,
     }
+
+
+def _bundles(matrix: Matrix) -> dict[str, str]:
+    """Return what tables call the bundles of the matrix and of its planned contrasts."""
+    chosen = [methods.get(name) for name in {cell.method for cell in matrix.cells}]
+    named = {method.name.removesuffix(f"-{method.learner}") for method in chosen}
+    if matrix.analysis is not None:
+        named |= {contrast[side] for contrast in matrix.analysis["contrasts"] for side in ("first", "second")}
+    return {name: bundle.label for name, bundle in sorted(methods.bundles().items()) if name in named}
 
 
 def resources(cell: Cell) -> dict[str, float]:

@@ -25,6 +25,7 @@ LIGHT = {
     "sparcl.files.strict_yaml",
     "sparcl.files.typed_json",
     "sparcl.errors",
+    "sparcl.groups",
     "sparcl.metrics",
 }
 
