@@ -10,70 +10,46 @@ import pytest
 
 TOP = Path(__file__).resolve().parents[1]
 REFERENCE = TOP / "results" / "reference"
+DASH = "\N{EN DASH}"
 README = (TOP / "README.md").read_text(encoding="utf-8")
-LEVELS = ("0.00", "0.75", "0.90", "0.95")
 
 
 def cells(line: str) -> list[str]:
     return [part.strip() for part in line.strip().strip("|").split("|")]
 
 
-def table(after: str) -> list[list[str]]:
-    """Return the rows of the README's first table after the text ``after``, without its head."""
-    rest = README[README.index(after) + len(after) :]
-    block = re.search(r"((?:^\|.*\n)+)", rest, re.MULTILINE)[1]
-    return [cells(line) for line in block.splitlines()[2:]]
+def committed(reference: str) -> dict[str, dict[str, str]]:
+    """Return the planned rows of a reference's table ``primary`` by contrast, each by column."""
+    lines = (REFERENCE / reference / "tables" / "primary.md").read_text(encoding="utf-8").splitlines()
+    head, *rows = [cells(line) for line in lines if line.startswith("|") and not line.startswith("|:")]
+    return {row[0]: dict(zip(head, row, strict=True)) for row in rows if row[1] == "✓"}
 
 
-def measured(reference: str, *names: str) -> dict[tuple[str, str, str], dict[str, str]]:
-    """Return rows of the committed CSV tables by (label, sparsity, buffer)."""
-    found = {}
-    for name in names:
-        with (REFERENCE / reference / "tables" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                found[row["label"], f"{float(row['sparsity']):.2f}", row["buffer"]] = row
-    return found
+def test_the_planned_contrasts() -> None:
+    digits, cifar = committed("split-digits-full"), committed("cifar10-few")
+    block = re.search(r"^\| \| \*\*Split-Digits\*\*.*\n\|:.*\n((?:^\|.*\n)+)", README, re.MULTILINE)
+    assert block is not None
+    found = {row[0]: row[1:] for row in map(cells, block[1].splitlines())}
+    assert list(found) == list(digits)
+    numbers = ("Class-IL (points)", "p", "Verdict")
+    for contrast, values in found.items():
+        rows = digits[contrast], cifar[contrast]
+        assert values[:3] == [rows[0][column] for column in numbers], contrast
+        run = rows[1]["n"] != "0"
+        assert values[3:6] == ([rows[1][column] for column in numbers] if run else [DASH, DASH, "not run"]), contrast
+        assert values[6] == ", ".join(row["FLOPs, second / first"] for row in rows[: 1 + run]), contrast
 
 
-def shown(row: dict[str, str], metric: str) -> str:
-    return f"{float(row[f'{metric}_mean']):.1f} ± {float(row[f'{metric}_sd']):.1f}"
-
-
-def test_split_digits_by_sparsity() -> None:
-    rows = measured("split-digits-full", "continual_learning", "sparse_baselines")
-    compared = 0
-    for label, *values in table("**Split-Digits, every method, 15 seeds**"):
-        name = label.split(" (")[0]
-        ratios = values.pop().split(", ")
-        levels = [level for level, value in zip(LEVELS, values, strict=True) if value]
-        assert len(ratios) == len(levels), label
-        for level, value, ratio in zip(levels, filter(None, values), ratios, strict=True):
-            row = rows[name, level, "50"]
-            assert value == shown(row, "class_il"), (name, level)
-            assert ratio == ("1" if level == "0.00" else f"{float(row['ratio_executed']):.1f}"), (name, level)
-            compared += 1
-    assert compared >= 13
-
-
-def test_split_digits_against_each_rival() -> None:
-    lines = (REFERENCE / "split-digits-full" / "tables" / "primary.md").read_text(encoding="utf-8").splitlines()
-    committed = {row[0]: row for row in map(cells, lines) if len(row) > 5}
-    found = table("averaged over")
-    assert len(found) == 6
-    for row in found:
-        assert set(row) <= set(committed[row[0]]), row
-
-
-def test_split_cifar10_reduced() -> None:
-    rows = measured("split-cifar10-reduced", "continual_learning", "sparse_baselines")
-    found = table("**Split-CIFAR-10, reduced protocol, 3 seeds**")
-    assert len(found) == 6
-    for label, class_il, task_il, flops in found:
-        row = rows[label, "0.00" if label in ("ER", "DER++") else "0.90", "500"]
-        assert class_il == shown(row, "class_il")
-        assert task_il == shown(row, "task_il")
-        mantissa, exponent = f"{float(row['flops_executed']):.2e}".split("e")
-        assert flops == f"{mantissa}e{int(exponent)}", label
+def test_accuracies_on_cifar10() -> None:
+    rows = {}
+    for name in ("continual_learning", "sparse_baselines"):
+        with (REFERENCE / "cifar10-few" / "tables" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+            rows |= {row["label"]: row for row in csv.DictReader(file)}
+    dense, sparcl, static = (
+        f"{float(rows[label]['class_il_mean']):.1f} ± {float(rows[label]['class_il_sd']):.1f}"
+        for label in ("DER++", "SparCL-DER++", "Static-DER++")
+    )
+    assert f"DER++ has {dense}, SparCL {sparcl}, a static mask {static}." in README
 
 
 @pytest.mark.parametrize("table", sorted(REFERENCE.glob("*/tables/all_cells.csv")), ids=lambda path: path.parts[-3])
