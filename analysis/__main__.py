@@ -43,11 +43,6 @@ def parser() -> argparse.ArgumentParser:
         if name != "collect":
             command.add_argument("--results", type=Path, help="folder of results.csv.gz (default: the plan's)")
         command.add_argument("--out", required=True, type=Path, help="folder to write to (report: the file)")
-        if name in ("collect", "tune"):
-            command.add_argument(
-                "--allow-missing", action=argparse.BooleanOptionalAction, default=True,
-                help="go on when planned cells have no record, and list them (default)",
-            )  # fmt: skip
     return top
 
 
@@ -61,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"failed: {error}", file=sys.stderr)
         return 1
     return 0
 
@@ -69,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def collect(options: argparse.Namespace) -> Iterator[Path]:
     from analysis import collect
 
-    facts = collect.collect(plan.read(options.plan), options.out, options.allow_missing)
+    facts = collect.collect(plan.read(options.plan), options.out)
     cells = facts["cells"]
     for path in cells["not_of_this_plan"]:
         print(f"warning: runs/{path}: not of this plan, left out", file=sys.stderr)
@@ -135,20 +130,14 @@ def report(options: argparse.Namespace) -> Iterator[Path]:
     from analysis import report
 
     file = options.out / "report.html" if options.out.is_dir() or not options.out.suffix else options.out
-    html, latex = report.render(_results(options), _folder(options))
-    atomic.write_text(file, html)
+    atomic.write_text(file, report.render(_results(options), _folder(options)))
     yield file
-    atomic.write_text(_folder(options) / "tables" / "tables.tex", latex)
-    yield _folder(options) / "tables" / "tables.tex"
 
 
 def tune(options: argparse.Namespace) -> Iterator[Path]:
-    from analysis import frames, tuning, typeset
+    from analysis import tuning, typeset
 
     results = _results(options)
-    absent = frames.missing_lines(results.frame)
-    if absent and not options.allow_missing:
-        raise UserError(f"{options.plan}: cells are missing: {absent[0]}")
     choices = tuning.choose(results)
     made = tuning.table(results, choices)
     for line in tuning.lines_lacking(choices):

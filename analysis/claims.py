@@ -62,7 +62,10 @@ class Comparison:
 
 def compare_all(pairs: Iterable[tuple[str, Configuration, Configuration]], metric: str) -> list[Comparison]:
     """Paired differences of ``metric``, first minus second; false-discovery rate controlled over all of them."""
-    found = [(what, statistics.compare(a.seeds(metric), b.seeds(metric))) for what, a, b in pairs]
+    return _corrected([(what, statistics.compare(a.seeds(metric), b.seeds(metric))) for what, a, b in pairs])
+
+
+def _corrected(found: Sequence[tuple[str, Paired]]) -> list[Comparison]:
     adjusted = statistics.fdr([paired.p for _, paired in found])
     return [Comparison(what, paired, p) for (what, paired), p in zip(found, adjusted, strict=True) if paired.n]
 
@@ -179,21 +182,18 @@ def _beats_finetuning(pool: Sequence[Configuration]) -> Claim | None:
     bottom = next((c for c in pool if c.method == "finetune" and c.n), None)
     if bottom is None:
         return None
-    tested = [c for c in pool if c.n and c.method not in ("finetune", "joint")]
-    found: list[tuple[Configuration, str, Comparison]] = []
-    for metric in ("class_il", "task_il"):
-        chosen = [c for c in tested if (metric == "task_il") == _is_judged_by_task_il(c)]
-        by_name = {_where(c): c for c in chosen}
-        for comparison in compare_all(((name, c, bottom) for name, c in by_name.items()), metric):
-            found.append((by_name[comparison.what], metric, comparison))
-    if not found:
+    pairs = []
+    for c in sorted((c for c in pool if c.n and c.method not in ("finetune", "joint")), key=_is_judged_by_task_il):
+        metric, words = ("task_il", "Task-IL") if _is_judged_by_task_il(c) else ("class_il", "Class-IL")
+        pairs.append((f"{words}, {_where(c)}", statistics.compare(c.seeds(metric), bottom.seeds(metric))))
+    comparisons = _corrected(pairs)
+    if not comparisons:
         return None
-    comparisons = [comparison for _, _, comparison in found]
-    exceptions = [f"{c.what} ({c.verdict})" for c in comparisons if c.verdict != "higher"]
+    exceptions = [f"{c.what.partition(', ')[2]} ({c.verdict})" for c in comparisons if c.verdict != HIGHER]
     tail = f" Not shown to be higher: {'; '.join(exceptions)}." if 0 < len(exceptions) <= FEW else ""
     above = sum(c.paired.mean > 0 for c in comparisons)
     return Claim(
         "Every method beats fine-tuning (Class-IL for replay methods, Task-IL for the others).",
         f"Measured against fine-tuning on the same seeds: {tally(comparisons)}; the mean is above it in {above}.{tail}",
-        [f"{'Class-IL' if metric == 'class_il' else 'Task-IL'}, {c.line()}" for _, metric, c in found],
+        [c.line() for c in comparisons],
     )

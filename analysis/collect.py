@@ -49,17 +49,14 @@ UPDATE: tuple[Literal["density", "gradient_density", "pruned", "grown", "churn"]
 TIMES = ("wall_seconds", "train_seconds", "evaluation_seconds", "peak_rss_bytes", "resumed", "threads")
 
 
-def collect(plan: Plan, folder: Path, allow_missing: bool = True) -> dict[str, Any]:
+def collect(plan: Plan, folder: Path) -> dict[str, Any]:
     """Read the records of ``plan`` and write the table and the provenance into ``folder``.
-
-    Args:
-        allow_missing: whether planned cells may lack a record; one whose loss diverged has one.
 
     Returns:
         What was written to ``provenance.json``.
 
     Raises:
-        UserError: a record is damaged or not the planned one, or one is missing; nothing was written.
+        UserError: a record is damaged or not the planned one; nothing was written.
     """
     facts, refusals = Facts(plan), []
     packed = io.BytesIO()
@@ -76,9 +73,6 @@ def collect(plan: Plan, folder: Path, allow_missing: bool = True) -> dict[str, A
         more = f" (and {len(refusals) - 1} more records are refused)" if len(refusals) > 1 else ""
         raise UserError(refusals[0] + more)
     result = facts.result()
-    if facts.missing and not allow_missing:
-        more = f" (and {len(facts.missing) - 1} more cells)" if len(facts.missing) > 1 else ""
-        raise UserError(f"{plan.path}: cells are missing: {facts.missing[0]}{more}")
     atomic.write_bytes(folder / TABLE, packed.getvalue())
     atomic.write_text(folder / PROVENANCE, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     return result

@@ -53,7 +53,7 @@ class Contrast:
 
     def below(self, metric: str) -> int:
         """Return in how many settings the first one's mean is the lower one."""
-        return sum(one.mean(metric) < other.mean(metric) for one, other in self.pairs)
+        return sum(statistics.compare(one.seeds(metric), other.seeds(metric)).mean < 0 for one, other in self.pairs)
 
     def flops(self) -> float:
         """Return the second one's executed training FLOPs over the first one's, geometric mean over settings."""
@@ -137,8 +137,8 @@ def contrasts(results: Results) -> list[Contrast]:
     planned = [(contrast["first"], contrast["second"]) for contrast in analysis_of(results)["contrasts"]]
     rivals = dict.fromkeys(c.bundle for c in pool if c.sparsity > 0 and c.is_sparse_training and c.bundle != OURS)
     named = {frozenset(sides) for sides in planned}
-    others = [(OURS, rival) for rival in (DENSE, *rivals) if frozenset((OURS, rival)) not in named]
     labels = {DENSE: DENSE, **results.plan.bundles}
+    others = [(OURS, rival) for rival in (DENSE, *rivals) if OURS in labels and frozenset((OURS, rival)) not in named]
     made = [_contrast(*sides, True, pool, labels) for sides in planned]
     made += [_contrast(*sides, False, pool, labels) for sides in others]
     return [contrast for contrast in made if contrast.is_planned or contrast.pairs]
@@ -156,6 +156,14 @@ def _contrast(
         sides = [{(c.learner, c.buffer, c.sparsity): c for c in done if c.bundle == name} for name in (first, second)]
         pairs = [(c, sides[1][setting]) for setting, c in sides[0].items() if setting in sides[1]]
     return Contrast(first, second, (labels[first], labels[second]), is_planned, tuple(pairs))
+
+
+def compared(results: Results, planned_only: bool = False) -> list[Configuration]:
+    """Return the configurations that contrasts are about, also those without a finished cell."""
+    pool = [c for c in configurations(frames.main_rows(results.frame)) if not c.setting]
+    named = {side for one in analysis_of(results)["contrasts"] for side in (one["first"], one["second"])}
+    sparse = [c for c in pool if c.bundle in named or (c.sparsity > 0 and c.is_sparse_training and not planned_only)]
+    return [*sparse, *{dense.key: dense for c in sparse if (dense := dense_of(c, pool))}.values()]
 
 
 def findings(results: Results) -> list[Finding]:

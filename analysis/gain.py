@@ -173,7 +173,8 @@ def _comparisons(
 ) -> list[Effect]:
     """SparCL with its data removal minus each way of training without: each by its source, then by one protocol."""
     ours, *others = labels or [""]
-    whole = next((c.bundle for (place, _), c in cells.items() if (place[0], place[3]) == (ours, True)), "")
+    if not any(c.bundle == contrasts.OURS for c in cells.values()):
+        return []
     versions: dict[str, tuple[tuple, tuple]] = {BY_SOURCE: (protocols.OWN, protocols.DER)}
     for head, loss in LEVELS[1].items():
         versions |= {f"both: {loss}, {text}": ((head, start), (head, start)) for start, text in LEVELS[2].items()}
@@ -185,6 +186,6 @@ def _comparisons(
                 for (place, setting), c in cells.items()
                 if place == (ours, *own, True) and (low := ((other, *theirs, False), setting)) in cells
             ]
-            name = f"{bundles[whole]} minus {labels[other]}"
+            name = f"{bundles[contrasts.OURS]} minus {labels[other]}"
             made.append(_effect("comparison", name, where, pairs, metrics))
     return made

@@ -49,11 +49,11 @@ class Check:
     above: Paired | None = None
 
     @property
-    def is_learned(self) -> bool | None:
-        """None where neither a pilot nor the losses can tell."""
+    def is_learned(self) -> bool:
+        """By the pilot, else by the losses; not where neither shows it, as with a single epoch."""
         if self.moved:
             return all(abs(paired.mean) < MOVED for paired in self.moved.values())
-        return None if math.isnan(self.late) else self.late < LATE
+        return self.late < LATE
 
     @property
     def is_forgotten(self) -> bool | None:
@@ -63,14 +63,11 @@ class Check:
 
 def checks(results: Results) -> list[Check]:
     """Return a check for each dense rehearsal learner of the main comparisons, and of the pilot at other epochs."""
-    main, pilot = frames.main_rows(results.frame), frames.in_group(results.frame, PILOT)
-    own = [c for c in configurations(main) if not c.setting and c.n]
-    dense = [c for c in own if c.family == "rehearsal" and c.method == c.learner and c.sparsity == 0 and c.buffer]
-    built_on = {c.learner for c in own if c.is_sparse_training}
-    dense = [c for c in dense if c.learner in built_on] or dense
+    own, tried = learners(results)
+    dense, tried = [c for c in own if c.n], [c for c in tried if c.n]
     keys = {c.key for c in dense}
-    tried = [c for c in configurations(pilot) if c.n and c.key not in keys and c.sparsity == 0 and c.buffer]
-    bottom = next((c for c in own if c.method == "finetune"), None)
+    main = configurations(frames.main_rows(results.frame))
+    bottom = next((c for c in main if c.method == "finetune" and c.n and not c.setting), None)
     found = []
     for c in sorted([*dense, *tried], key=lambda c: (c.method, c.buffer, _epochs(c))):
         longer = next((other for other in [*dense, *tried] if _is_twice(other, c)), None)
@@ -81,6 +78,17 @@ def checks(results: Results) -> list[Check]:
         moved = {metric: paired for metric, paired in moved.items() if paired.n}
         found.append(Check(c, _epochs(c), is_own, late(results.of("loss", c.paths)), moved, above))
     return found
+
+
+def learners(results: Results) -> tuple[list[Configuration], list[Configuration]]:
+    """Return the dense rehearsal learners of the main comparisons, and those of the pilot, finished or not."""
+    main, pilot = frames.main_rows(results.frame), frames.in_group(results.frame, PILOT)
+    own = [c for c in configurations(main) if not c.setting]
+    dense = [c for c in own if c.family == "rehearsal" and c.method == c.learner and c.sparsity == 0 and c.buffer]
+    built_on = {c.learner for c in own if c.is_sparse_training}
+    dense = [c for c in dense if c.learner in built_on] or dense
+    keys = {c.key for c in dense}
+    return dense, [c for c in configurations(pilot) if c.key not in keys and c.sparsity == 0 and c.buffer]
 
 
 def _epochs(c: Configuration) -> int:
@@ -118,12 +126,14 @@ def problems(found: Sequence[Check]) -> list[str]:
     for check in found:
         c = check.learner
         name = f"{c.label}, buffer {c.buffer}, {check.epochs} epochs"
-        if check.is_own and check.is_learned is False:
+        if check.is_own and not check.is_learned:
             if check.moved:
                 moves = " and ".join(f"{paired.mean:+.1f}" for paired in check.moved.values())
                 lines.append(
                     f"{name}: doubling the epochs moves learning accuracy (Class-IL, Task-IL) by {moves} points"
                 )
+            elif math.isnan(check.late):
+                lines.append(f"{name}: no fall of the loss within a task shows that it is learned")
             else:
                 lines.append(
                     f"{name}: the last quarter of the epochs still makes {100 * check.late:.0f} % of the loss's fall"

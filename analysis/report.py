@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from analysis import catalog, frames, regime, ties, typeset
+from analysis import catalog, frames, regime, ties
 from analysis.claims import claims
 from analysis.collect import PROVENANCE
 from analysis.frames import Results
@@ -21,8 +21,8 @@ FOLDED = ("all_cells", "published")
 DOWNLOADS = {"csv": ("CSV", "text/csv"), "md": ("Markdown", "text/markdown"), "tex": ("LaTeX", "application/x-tex")}
 
 
-def render(results: Results, folder: Path) -> tuple[str, str]:
-    """Return the report as HTML, and a LaTeX document that inputs every table.
+def render(results: Results, folder: Path) -> str:
+    """Return the report as HTML.
 
     Args:
         folder: holds ``provenance.json``, ``tables/`` and ``figures/``.
@@ -38,7 +38,7 @@ def render(results: Results, folder: Path) -> tuple[str, str]:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    html = environment.from_string(source).render(
+    return environment.from_string(source).render(
         title=results.plan.title,
         name=results.plan.name,
         description=results.plan.description,
@@ -52,8 +52,6 @@ def render(results: Results, folder: Path) -> tuple[str, str]:
         tables=tables,
         figures=[_figure(folder / "figures", name) for name in catalog.figures(document)],
     )
-    latex = {name: _bytes(folder / "tables" / f"{name}.tex").decode() for name in catalog.tables(document)}
-    return html, typeset.latex_document(latex)
 
 
 def _bytes(path: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""Statistics for few seeds: intervals, paired comparisons, equivalence, power, corrections for many, effect sizes.
+"""Statistics for few seeds: intervals, paired comparisons, equivalence, power, corrections for many.
 
 Seeds are the unit of replication. Two methods under one seed see the same initial weights, the same order of
 images and the same draws, so methods are compared by their differences seed by seed. All functions take plain
@@ -9,12 +9,6 @@ What few seeds allow, and what they do not:
 * One seed has a mean and nothing else: no deviation, no interval, no test.
 * Student's t (interval and paired test) is the main tool. It assumes that seed-to-seed differences are about
   normal.
-* The exact sign-flip test assumes only that differences are symmetric about zero under the null hypothesis,
-  but its smallest two-sided p-value is ``2 / 2**n``: 0.0625 with 5 seeds, 0.03 with 6. Below
-  :data:`PERMUTATION_MIN_N` seeds it is not reported at all, and with 5 it cannot reach 0.05 whatever the data
-  are.
-* A bootstrap of fewer than :data:`BOOTSTRAP_MIN_N` values resamples too few distinct ones and comes out too
-  narrow; it is not reported.
 * "Not told apart" is not "equal": with few seeds only large differences can be told apart. That two methods are
   within so many points of each other is a claim of its own (:func:`equivalence_p`), and how large a difference a number
   of seeds could tell is computed (:func:`detectable`).
@@ -23,7 +17,6 @@ What few seeds allow, and what they do not:
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -33,11 +26,6 @@ from scipy import special
 
 ALPHA = 0.05
 """Level of exploratory verdicts and of bold; a planned analysis names its own."""
-PERMUTATION_MIN_N = 5
-PERMUTATION_EXACT_MAX_N = 16
-BOOTSTRAP_MIN_N = 5
-BOOTSTRAP_RESAMPLES = 2000
-BOOTSTRAP_SEED = 20220920
 MOST_SEEDS = 10_000
 """Where the search for a number of seeds ends."""
 NAN = float("nan")
@@ -64,9 +52,6 @@ class Paired:
         mean, sd: of the differences, in the values' own unit.
         ci_low, ci_high: t-interval of the mean difference.
         t, p: paired t-test, two-sided.
-        p_permutation: exact sign-flip test, two-sided; nan below :data:`PERMUTATION_MIN_N` seeds.
-        cohen_dz: mean difference over the deviation of the differences.
-        hedges_gz: the same, corrected for its bias in small samples.
     """
 
     n: int
@@ -76,9 +61,6 @@ class Paired:
     ci_high: float = NAN
     t: float = NAN
     p: float = NAN
-    p_permutation: float = NAN
-    cohen_dz: float = NAN
-    hedges_gz: float = NAN
 
 
 def _finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -115,49 +97,6 @@ def summarize(values: Sequence[float] | np.ndarray, confidence: float = 0.95) ->
     return Summary(n, mean, sd, mean - half, mean + half)
 
 
-def bootstrap_interval(
-    values: Sequence[float], confidence: float = 0.95, resamples: int = BOOTSTRAP_RESAMPLES, seed: int = BOOTSTRAP_SEED
-) -> tuple[float, float]:
-    """Bias-corrected and accelerated (BCa) bootstrap interval of the mean; the same on every call.
-
-    Returns ``(nan, nan)`` below :data:`BOOTSTRAP_MIN_N` values, and the value itself where all are equal.
-    """
-    sample = _finite(values)
-    if len(sample) < BOOTSTRAP_MIN_N:
-        return NAN, NAN
-    if _deviation(sample) == 0:
-        return float(sample.mean()), float(sample.mean())
-    from scipy import stats  # takes half a second to import, and only this needs it
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a degenerate jackknife gives nan, which is what is returned
-        interval = stats.bootstrap(
-            (sample,), np.mean, vectorized=True, method="BCa", n_resamples=resamples,
-            confidence_level=confidence, rng=np.random.default_rng(seed),
-        ).confidence_interval  # fmt: skip
-    return float(interval.low), float(interval.high)
-
-
-def sign_flip_p(differences: Sequence[float] | np.ndarray, seed: int = BOOTSTRAP_SEED) -> float:
-    """Two-sided p-value of the sign-flip permutation test of a mean difference of zero.
-
-    All ``2**n`` sign patterns up to :data:`PERMUTATION_EXACT_MAX_N` values, beyond that as many random ones
-    (the observed pattern among them). nan below :data:`PERMUTATION_MIN_N` values.
-    """
-    sample = _finite(differences)
-    n = len(sample)
-    if n < PERMUTATION_MIN_N:
-        return NAN
-    if n <= PERMUTATION_EXACT_MAX_N:
-        signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
-    else:
-        drawn = np.random.default_rng(seed).choice([-1, 1], size=(2**PERMUTATION_EXACT_MAX_N - 1, n))
-        signs = np.vstack([np.ones((1, n), dtype=int), drawn])
-    totals = np.abs(signs @ sample)
-    observed = abs(float(sample.sum()))
-    return float(np.mean(totals >= observed - 1e-9 * max(1.0, observed)))
-
-
 def compare(values: Mapping[Any, float], reference: Mapping[Any, float]) -> Paired:
     """Compare two methods by their differences on the seeds they share.
 
@@ -184,25 +123,11 @@ def compare(values: Mapping[Any, float], reference: Mapping[Any, float]) -> Pair
     if summary.sd == 0:
         same = abs(summary.mean) <= 1e-12
         t = 0.0 if same else math.copysign(math.inf, summary.mean)
-        p, effect = (1.0, 0.0) if same else (0.0, NAN)
+        p = 1.0 if same else 0.0
     else:
         t = summary.mean / (summary.sd / math.sqrt(summary.n))
-        p, effect = _two_sided_t(t, summary.n), summary.mean / summary.sd
-    return Paired(
-        summary.n, summary.mean, summary.sd, summary.ci_low, summary.ci_high, t, p,
-        sign_flip_p(differences), effect, effect * hedges_correction(summary.n - 1),
-    )  # fmt: skip
-
-
-def hedges_correction(degrees: int) -> float:
-    """Factor that removes the small-sample bias of a standardized mean (Hedges 1981, exact form by gamma
-    functions).
-
-    nan for one degree of freedom, where the expectation of the standardized mean does not exist.
-    """
-    if degrees < 2:
-        return NAN
-    return math.exp(special.gammaln(degrees / 2) - special.gammaln((degrees - 1) / 2)) / math.sqrt(degrees / 2)
+        p = _two_sided_t(t, summary.n)
+    return Paired(summary.n, summary.mean, summary.sd, summary.ci_low, summary.ci_high, t, p)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -17,6 +17,6 @@ def lines(results: Results) -> list[str]:
         if many := int((shares > HALF).sum()):
             found.append(
                 f"{c.key}: ties decided more than half of the samples in {many} of {len(shares)} removals (on average "
-                f"{100 * shares.mean():.0f} %): what was removed is random rather than easiest"
+                f"{100 * shares.mean():.0f} %): in these, random samples left rather than the easiest"
             )
     return found

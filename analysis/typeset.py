@@ -10,7 +10,6 @@ import csv as csv_module
 import html as html_module
 import io
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,14 +26,12 @@ class Measure:
     """A metric of one row: its summary over seeds and, where there is a reference, the comparison with it.
 
     Attributes:
-        bootstrap: BCa interval of the mean, nan where it does not fit.
         paired: differences to the reference on the same seeds.
         p_fdr: the paired test's p, with false-discovery-rate control over the table's comparisons in this column.
         best: whether it is printed in bold.
     """
 
     summary: Summary
-    bootstrap: tuple[float, float] = (math.nan, math.nan)
     paired: Paired | None = None
     p_fdr: float = math.nan
     best: bool = False
@@ -161,10 +158,9 @@ def printed(column: Column, value: Any) -> tuple[str, bool]:
 
 
 # -- CSV
-MEASURE_FIELDS = ("mean", "sd", "n", "ci_low", "ci_high", "bootstrap_low", "bootstrap_high")
+MEASURE_FIELDS = ("mean", "sd", "n", "ci_low", "ci_high")
 PAIRED_FIELDS = (
-    "diff", "diff_sd", "diff_n", "diff_ci_low", "diff_ci_high", "t", "p", "p_permutation", "p_fdr",
-    "cohen_dz", "hedges_gz",
+    "diff", "diff_sd", "diff_n", "diff_ci_low", "diff_ci_high", "t", "p", "p_fdr",
 )  # fmt: skip
 
 
@@ -207,11 +203,10 @@ def _measure(row: Row, column: Column) -> Measure:
 
 def _csv_measure(value: Measure, compared: bool) -> list[object]:
     s, cells = value.summary, []
-    cells += [s.mean, s.sd, s.n, s.ci_low, s.ci_high, *value.bootstrap]
+    cells += [s.mean, s.sd, s.n, s.ci_low, s.ci_high]
     if compared:
         d = value.paired or Paired(0)
-        cells += [d.mean, d.sd, d.n, d.ci_low, d.ci_high, d.t, d.p, d.p_permutation, value.p_fdr, d.cohen_dz,
-                  d.hedges_gz]  # fmt: skip
+        cells += [d.mean, d.sd, d.n, d.ci_low, d.ci_high, d.t, d.p, value.p_fdr]
     return [*map(_csv_value, cells), int(value.best)]
 
 
@@ -320,13 +315,6 @@ def to_latex(table: Table) -> str:
         lines += [rf"\par\quad {latex_escape(line)}" for line in table.missing]
     lines += [r"\par\endgroup", r"\sparclend"]
     return "\n".join(lines) + "\n"
-
-
-def latex_document(tables: Mapping[str, str]) -> str:
-    """A document that inputs tables, which lie beside it, one to a page; ``tables`` holds their LaTeX by name."""
-    widths = [int(width) for text in tables.values() for width in re.findall(r"paperwidth=(\d+)mm", text)]
-    inputs = [rf"\input{{{name}.tex}}" + "\n" + r"\clearpage" for name in tables]
-    return "\n".join([_PREAMBLE % max([210, *widths]), *inputs, r"\end{document}"]) + "\n"
 
 
 def _latex_power(text: str) -> str:

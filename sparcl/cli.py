@@ -458,11 +458,10 @@ def _time(options: argparse.Namespace) -> int:
     from sparcl.running import timing
 
     try:
-        plan = json.loads(options.plan.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        cells = timing.cells_of(json.loads(options.plan.read_text(encoding="utf-8")))
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"{options.plan}: expected a plan ({one_line(error, 100)})") from error
-    cores = options.cores or len(os.sched_getaffinity(0))
-    cells, rows = timing.cells_of(plan), []
+    cores, rows = options.cores or len(os.sched_getaffinity(0)), []
     if cells:
         stream = streams.load(cells[0].stream, options.data, dict(cells[0].stream_options))
         for threads in sorted({1, cores}):

@@ -192,12 +192,16 @@ def _name_problems(config: Mapping[str, Any]) -> Iterator[str]:
 
 def _search_problems(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a line for each thing that is wrong with how a config searches, or uses what a search has chosen."""
-
     held_out = "validation" in config.get("stream_options", {})
     grids_of = [f"groups.{group}.grid" for group, entry in config["groups"].items() if "grid" in entry]
     for where in [*(["tune"] if "tune" in config else []), *grids_of]:
         if not held_out:
             yield f"{where}: expected stream_options.validation beside it: a search never sees the test images"
+    yield from (
+        f"groups.{group}: expected grid or alone, not both"
+        for group, entry in config["groups"].items()
+        if "grid" in entry and "alone" in entry
+    )
     for index, name in enumerate(config.get("tune", {}).get("streams", [])):
         if name not in streams.names():
             yield f"tune.streams[{index}]: unknown name {name!r}{suggest(name, streams.names())}"
@@ -286,13 +290,13 @@ def _expand(config: Mapping[str, Any]) -> tuple[list[Cell], list[tuple[str, ...]
         for index, used in enumerate(excluded)
         if not used and not problems
     }
+    empty = set(config["groups"]).difference(*members.values()) if not problems else ()
+    problems |= {f"groups.{group}: expected a cell that exclude leaves": None for group in sorted(empty)}
     paths: dict[str, Cell] = {}
     for cell in members:
         other = paths.setdefault(cell.path, cell)
         if other != cell:
             problems[f"two different cells have the path {cell.path}: {_difference(other, cell)}"] = None
-    if not members and not problems:
-        problems["groups: no cell is left"] = None
     return list(members), [tuple(groups) for groups in members.values()], list(problems)
 
 

@@ -43,7 +43,7 @@ def draw(scene: Scene) -> Drawing | None:
         "number beside a method is its sparsity. Forgetting shows as a column that darkens downwards. "
         "Joint training is tested once, after all tasks.",
         figure,
-        [c for row in grid for c in row],
+        [*(c for row in grid for c in row), *scene.unfinished(buffer)],
     )
 
 

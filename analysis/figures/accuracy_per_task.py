@@ -69,7 +69,7 @@ def draw(scene: Scene) -> Drawing | None:
         "Class-IL accuracy averaged over the tasks seen so far, after training each of them; band (3 or "
         f"more seeds): 95 % t-interval of SparCL and of the dense learner.{level}",
         figure,
-        drawn,
+        [*drawn, *scene.unfinished(*scene.buffers)],
     )
 
 

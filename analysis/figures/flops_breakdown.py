@@ -80,5 +80,5 @@ def draw(scene: Scene) -> Drawing | None:
         f"multiply-add is 2 FLOPs; evaluation is not training. LightCL's replay is that of the images it holds. Sparse "
         f"methods at {scene.focus:.2f}.",
         figure,
-        shown,
+        [*shown, *scene.unfinished(buffer)],
     )

@@ -51,7 +51,7 @@ def draw(scene: Scene) -> Drawing | None:
         ax.grid(False, axis="y")
         ax.set_title(f"buffer {buffer}")
         ax.set_xlabel("Forgetting, Class-IL (points; less is better)")
-    drawn = [c for panel in panels for c in panel]
+    drawn = [*(c for panel in panels for c in panel), *scene.unfinished(*scene.buffers)]
     caption = (
         "Forgetting (Chaudhry et al. 2018: mean drop from a task's best earlier Class-IL accuracy to its "
         f"final one), mean and 95 % t-interval; sparse methods at {scene.focus:.2f}."

@@ -21,11 +21,10 @@ def draw(scene: Scene) -> Drawing | None:
     """Density of weights and gradients, and churn, over the stream."""
     buffer = scene.buffers[-1]
     learner = scene.learners[-1] if scene.learners else ""
-    shown = [
-        c
-        for c in scene.sparse
-        if (c.learner, c.buffer) == (learner, buffer) and abs(c.sparsity - scene.focus) < 1e-9 and c.n
+    planned = [
+        c for c in scene.sparse if (c.learner, c.buffer) == (learner, buffer) and abs(c.sparsity - scene.focus) < 1e-9
     ]
+    shown = [c for c in planned if c.n]
     shown.sort(key=lambda c: scene.bundles.index(c.bundle))
     if not any(_history(scene, c) for c in shown):
         return None

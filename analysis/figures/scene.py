@@ -94,10 +94,17 @@ class Scene:
         return None
 
     def shown_methods(self, buffer: int) -> list[Configuration]:
-        """One configuration per method for figures with one sparsity level: dense ones and the level in focus."""
+        """One finished configuration per method for figures with one sparsity: dense ones and the level in focus."""
+        return [c for c in self._fitting(buffer) if c.n]
+
+    def unfinished(self, *buffers: int) -> list[Configuration]:
+        """Return what figures of these buffers would show too, had any of its cells finished."""
+        return [c for buffer in buffers for c in self._fitting(buffer) if not c.n]
+
+    def _fitting(self, buffer: int) -> list[Configuration]:
         chosen = []
         for c in self.pool:
-            fits = c.buffer in (0, buffer) and not c.setting and c.n and c.family != "ablation"
+            fits = c.buffer in (0, buffer) and not c.setting and c.family != "ablation"
             level = c.sparsity == 0 or abs(c.sparsity - self.focus) < MATCHED_TO or not c.is_sparse_training
             if fits and level:
                 chosen.append(c)

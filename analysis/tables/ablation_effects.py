@@ -35,8 +35,7 @@ def table(results: Results) -> Table:
                 {
                     "part": part.upper(), "off": off.name, "on": on.name, "sparsity": float(on.sparsity),
                     "buffer": int(on.buffer), "class_il": paired, "class_il_diff": paired.mean, "p": paired.p,
-                    "ci_low": paired.ci_low, "ci_high": paired.ci_high, "p_permutation": paired.p_permutation,
-                    "p_fdr": adjusted[index], "hedges_gz": paired.hedges_gz,
+                    "ci_low": paired.ci_low, "ci_high": paired.ci_high, "p_fdr": adjusted[index],
                     "task_il": found["task_il"][index],
                     "task_il_diff": found["task_il"][index].mean,
                     "flops": on.mean("flops_executed") / off.mean("flops_executed"),
@@ -50,15 +49,13 @@ def table(results: Results) -> Table:
         Column("class_il", "Change in Class-IL", "difference", "points"),
         Column("class_il_diff", "", "number", csv_only=True), Column("ci_low", "", "number", csv_only=True),
         Column("ci_high", "", "number", csv_only=True), Column("p", "", "number", csv_only=True),
-        Column("p_permutation", "", "number", csv_only=True), Column("p_fdr", "p", "p"),
-        Column("hedges_gz", "Hedges g", "number"),
+        Column("p_fdr", "p", "p"),
         Column("task_il", "Change in Task-IL", "difference", "points"),
         Column("task_il_diff", "", "number", csv_only=True),
         Column("flops", "FLOPs, executed", "ratio"), SEEDS,
     ]  # fmt: skip
     notes = [
         "Paired on the same seeds, all else equal, 95 % t-interval; p: paired t-test, exploratory, with "
-        "false-discovery-rate control over the table. Hedges g: mean difference over the deviation of the differences, "
-        "corrected for small samples."
+        "false-discovery-rate control over the table."
     ]
     return Table("ablation_effects", "Ablation: effect of each part", columns, made, notes, missing_of(rows))

@@ -32,18 +32,17 @@ FLOPS_NOTE = (
 
 def spread_note(rows: Sequence[Configuration]) -> str:
     """Return the note that says what stands behind ±."""
-    counts = sorted({row.n for row in rows})
+    counts = sorted({row.n for row in rows}) or [0]
     text = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     if counts == [1]:
         return "n = 1 seed: a single run has no deviation, no interval and no test."
     spread = f"Mean ± sample standard deviation over n = {text} seeds."
-    return f"{spread} 95 % intervals (t and bootstrap) are in the CSV."
+    return f"{spread} 95 % t-intervals are in the CSV."
 
 
 def bold_note(rows: Sequence[Configuration], block: str) -> str:
     """Return the note that says what is bold."""
-    least = min((row.n for row in rows if row.n), default=0)
-    if least < 2:
+    if max((row.n for row in rows), default=0) < 2:
         return "No row is bold: fewer than 2 seeds tell nothing apart."
     return (
         f"Bold: the best within {block}, where a paired t-test tells it from every other row there (Holm over the "
@@ -55,8 +54,7 @@ def reference_note(text: str) -> str:
     """Return the note on differences to the reference method, called ``text``."""
     return (
         f"Difference: Class-IL minus that of {text} on the same seeds, in points, with its 95 % t-interval; "
-        "p: paired t-test, exploratory: with false-discovery-rate control (Benjamini and Hochberg) over the table. "
-        "Sign-flip p-values and effect sizes are in the CSV."
+        "p: paired t-test, exploratory: with false-discovery-rate control (Benjamini and Hochberg) over the table."
     )
 
 

@@ -21,7 +21,7 @@ def measures(
     against: Callable[[Configuration], Configuration | None] = lambda row: None,
     block: Callable[[Configuration], str] | None = None,
 ) -> dict[str, list[Measure]]:
-    """Per metric, the measure of each row: summary, bootstrap, comparison with ``against(row)``, bold.
+    """Per metric, the measure of each row: summary, comparison with ``against(row)``, bold.
 
     False-discovery-rate control is over all rows of the table, per metric. Bold is the best of its block where it is
     told apart from every other row, only for metrics that have a better end; joint training, which sees all data at
@@ -34,7 +34,6 @@ def measures(
         found = [
             Measure(
                 statistics.summarize(list(v.values())),
-                statistics.bootstrap_interval(list(v.values())),
                 statistics.compare(v, reference.seeds(metric)) if reference is not None else None,
             )
             for v, reference in zip(values, references, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from analysis.contrasts import Finding, analysis_of, findings
+from analysis.contrasts import Finding, analysis_of, compared, findings
 from analysis.frames import Results
 from analysis.statistics import detectable, deviation_interval, seeds_needed
 from analysis.tables.columns import SEEDS, missing_of
@@ -36,8 +36,8 @@ def table(results: Results) -> Table:
         "its interval (chi-squared), too. More settings make the deviation smaller.",
         "A difference smaller than the one told by n seeds may exist and stay unseen.",
     ]
-    compared = [c for finding in found for pair in finding.contrast.pairs for c in pair]
-    return Table("power", "What the primary analysis could tell", columns, rows, notes, missing_of(compared))
+    missing = missing_of(compared(results, planned_only=True))
+    return Table("power", "What the primary analysis could tell", columns, rows, notes, missing)
 
 
 def _row(finding: Finding, level: float, wanted: float) -> Row:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from analysis import frames, regime
-from analysis.configurations import configurations
-from analysis.contrasts import analysis_of, findings
+from analysis import regime
+from analysis.contrasts import analysis_of, compared, findings
 from analysis.frames import Results
 from analysis.tables.columns import SEEDS, missing_of
 from analysis.typeset import Column, Row, Table
@@ -26,8 +25,8 @@ def table(results: Results) -> Table:
             "contrast": finding.name, "first": contrast.first, "second": contrast.second,
             "planned": contrast.is_planned, "settings": len(contrast.pairs), "below": contrast.below(metric),
             metric: paired, f"{metric}_sd": paired.sd, "p": paired.p, "p_corrected": finding.p,
-            "p_within": finding.p_within, "p_permutation": paired.p_permutation, "hedges_gz": paired.hedges_gz,
-            "excluded": finding.excluded, "verdict": finding.verdict, "flops": contrast.flops(), "n": paired.n,
+            "p_within": finding.p_within, "excluded": finding.excluded, "verdict": finding.verdict,
+            "flops": contrast.flops(), "n": paired.n,
         }  # fmt: skip
         values |= {other: contrast.pooled(other) for other in others}
         for key in METRICS:
@@ -45,11 +44,9 @@ def table(results: Results) -> Table:
         Column("flops", "FLOPs, second / first", "ratio", digits=2),
         *(Column(f"{key}_{number}", "", "number", csv_only=True) for key in METRICS for number in numbers),
         *(Column(key, "", csv_only=True) for key in ("first", "second")),
-        *(Column(key, "", "number", csv_only=True) for key in (f"{metric}_sd", "p", "p_permutation", "hedges_gz")),
+        *(Column(key, "", "number", csv_only=True) for key in (f"{metric}_sd", "p")),
         SEEDS,
     ]  # fmt: skip
-    pool = configurations(frames.main_rows(results.frame))
-    compared = [c for finding in found for pair in finding.contrast.pairs for c in pair]
     is_planned = results.plan.document["analysis"] is not None
     title = "Primary analysis: the planned contrasts, and other rivals" if is_planned else "SparCL against each rival"
     notes = [
@@ -65,7 +62,7 @@ def table(results: Results) -> Table:
         "Learning accuracy: Class-IL accuracy on each task right after training it, mean over tasks. FLOPs: executed, "
         "geometric mean over settings.",
     ]
-    return Table("primary", title, columns, made, notes, missing_of(compared or pool))
+    return Table("primary", title, columns, made, notes, missing_of(compared(results)))
 
 
 def _correction(is_planned: bool, alpha: float) -> str:

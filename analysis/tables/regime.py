@@ -49,5 +49,5 @@ def table(results: Results) -> Table:
         f"replay: at least {BELOW:g} points of Class-IL above fine-tuning.",
         *regime.problems(checks), *regime.notes(results),
     ]  # fmt: skip
-    missing = shared.missing_of([check.learner for check in checks])
+    missing = shared.missing_of([c for kind in regime.learners(results) for c in kind])
     return Table("regime", "Whether tasks are learned", columns, made, notes, missing)

@@ -151,7 +151,14 @@ def plan(entries: Iterable[Mapping[str, Any]], reference: str = "sparcl-derpp", 
             "test_sizes": [72] * TASKS, "shape": [1, 8, 8],
         },
         "methods": {item["cell"]["method"]: facts(item["cell"]["method"]) for item in cells},
-        "bundles": {name: label for name, (label, _, _) in BUNDLES.items()},
+        "bundles": {
+            name: BUNDLES[name][0]
+            for name in dict.fromkeys(
+                [parts(item["cell"]["method"])[0] for item in cells]
+                + [one[side] for one in (analysis or {}).get("contrasts", []) for side in ("first", "second")]
+            )
+            if name in BUNDLES
+        },
         "cells": cells,
     }  # fmt: skip
 

@@ -195,14 +195,6 @@ def test_a_diverged_cell_is_in_no_mean(tmp_path):
     assert made.missing == ("split-digits/er/s0.00/b50: seed 1: diverged in task 4, epoch 0, step 0",)
 
 
-def test_missing_cells_can_be_refused(tiny):
-    planned, file = tiny
-    record_path(file, planned, 2).unlink()
-    with pytest.raises(UserError, match=r"plan\.json: cells are missing: .*seed2: not run"):
-        collect.collect(plan.read(file), file.parent, allow_missing=False)
-    assert not (file.parent / "results.csv.gz").exists()
-
-
 # -- what is refused
 @pytest.mark.parametrize(
     ("change", "expected"),

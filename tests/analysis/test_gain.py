@@ -215,3 +215,13 @@ def test_the_first_claim_refers_to_it(crossed, rows):
     assert names[0].startswith("SparCL minus dense (each by its source")
     value = float(one(rows, name="SparCL minus dense", where=gain.BY_SOURCE)["class_il_diff"])
     assert f": {value:+.2f}".replace("-", "\u2212") in claim.highlights[0]
+
+
+def test_without_sparcls_cells_there_is_no_comparison_but_the_effects(tmp_path):
+    plan = factory.plan(items())
+    for number, names in enumerate((["sparcl-derpp"], ["sparcl-derpp", "tdm-dgm-derpp"])):
+        gone = [entry["path"] for entry in plan["cells"] if entry["cell"]["method"] in names]
+        kinds = {
+            row["kind"] for row in factory.rows(factory.table(collected(tmp_path / str(number), items(), gone), "gain"))
+        }
+        assert kinds == {"main effect", "interaction"}

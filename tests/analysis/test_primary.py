@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib import import_module
 
 import factory
 import numpy as np
@@ -12,9 +13,12 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
 from test_tables import one, values
 
+from analysis import __main__ as command
 from analysis import catalog, claims, contrasts, frames
 from analysis.configurations import configurations
 from analysis.contrasts import Contrast, Finding
+from analysis.figures import style
+from analysis.figures.scene import Scene
 from analysis.statistics import Paired
 from analysis.typeset import to_markdown
 
@@ -219,6 +223,33 @@ def test_power_is_for_a_planned_analysis(matrix, planned, tmp_path):
     plan = planned.plan.document
     assert catalog.tables(plan)[:2] == ["primary", "power"]
     nothing = factory.collected(factory.write(tmp_path, plan, skip=[entry["path"] for entry in plan["cells"]]))
-    for line in to_markdown(factory.table(nothing, "power")).splitlines():
-        if "SparCL" in line or "sparcl" in line:
+    made = factory.table(nothing, "power")
+    for line in to_markdown(made).splitlines():
+        if line.startswith("| SparCL"):
             assert line.count("\u2013") == 5, line
+    assert "split-digits/rigl-er/s0.90/b50: seeds 0, 1, 2: not run" in made.missing
+    assert set(made.missing) < set(factory.table(nothing, "primary").missing)
+
+
+def test_what_has_no_finished_cell_is_named(planned, tmp_path):
+    plan = planned.plan.document
+    gone = [entry["path"] for entry in plan["cells"] if entry["cell"]["method"] == "rigl-derpp"]
+    results = factory.collected(factory.write(tmp_path, plan, skip=gone))
+    made = factory.table(results, "primary")
+    assert one(factory.rows(made), second="rigl")["settings"] == "6"
+    assert sum("rigl-derpp" in line for line in made.missing) == 6
+    (drawn,) = [f for f in catalog.figures(plan) if f == "forgetting_bars"]
+    drawing = import_module(f"analysis.figures.{drawn}").draw(Scene(results))
+    assert sum("rigl-derpp" in line for line in drawing.missing) == 2
+    style.close(drawing.figure)
+
+
+@pytest.mark.parametrize("methods", [["er"], ["er", "rigl-er"]])
+def test_a_matrix_without_sparcl_has_a_report(methods, tmp_path):
+    cells = [factory.cell(m, 0.9 if "-" in m else 0.0, 20, seed) for m in methods for seed in range(2)]
+    plan = factory.plan([factory.entry(cell) for cell in cells], reference="er")
+    file = factory.write(tmp_path, plan)
+    assert contrasts.findings(factory.collected(file)) == []
+    for kind in ("table", "figure", "report"):
+        out = tmp_path / ("report.html" if kind == "report" else f"{kind}s")
+        assert command.main([kind, "--plan", str(file), "--results", str(file.parent), "--out", str(out)]) == 0

@@ -99,6 +99,12 @@ def test_losses_that_still_fall_are_named_in_tables_and_report(tmp_path):
     assert "22 % of the loss" in html
 
 
+@pytest.mark.parametrize("losses", [[2.0], [1.0, 2.0, 2.0]])
+def test_losses_that_show_nothing_do_not_pass(tmp_path, losses):
+    (line,) = regime.problems(regime.checks(made(tmp_path, losses=losses)))
+    assert line.endswith("no fall of the loss within a task shows that it is learned")
+
+
 def test_fine_tuning_must_be_well_below_replay(tmp_path):
     (line,) = regime.problems(regime.checks(made(tmp_path, bottom=72.0)))
     assert line == "DER++, buffer 50, 10 epochs: only 8.0 points of Class-IL above fine-tuning"

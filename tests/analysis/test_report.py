@@ -16,7 +16,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from analysis import __main__ as command
-from analysis import catalog, claims, configurations, frames, provenance
+from analysis import catalog, claims, configurations, frames, provenance, typeset
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +78,20 @@ def test_a_claim_names_few_exceptions_and_counts_means(matrix):
     assert f"the mean is above it in {sum(mean > 0 for mean in means)}." in bottom.answer
     unclear = [line for line in bottom.details if "higher" not in line]
     assert ("Not shown to be higher" in bottom.answer) == (0 < len(unclear) <= claims.FEW)
+
+
+def test_fine_tunings_p_is_corrected_over_both_metrics(tmp_path):
+    chosen = [("finetune", 0.0, 0), ("er", 0.0, 50), ("ewc", 0.0, 0), ("lwf", 0.0, 0), ("packnet", 0.5, 0)]
+    items = [factory.entry(factory.cell(*one, seed)) for one in chosen for seed in range(5)]
+    results = factory.collected(factory.write(tmp_path, factory.plan(items, reference="er")))
+    (claim,) = claims.claims(results)
+    metrics = {"er": "class_il", "ewc": "task_il", "lwf": "task_il", "packnet": "task_il"}
+    pool = {c.method: c for c in configurations.configurations(results.frame)}
+    pairs = [[list(pool[name].seeds(m).values()) for name in (method, "finetune")] for method, m in metrics.items()]
+    adjusted = multipletests([stats.ttest_rel(*pair).pvalue for pair in pairs], method="fdr_bh")[1]
+    assert [line.partition(",")[0] for line in claim.details] == ["Class-IL", *["Task-IL"] * 3]
+    printed = [re.search(r"p = ([<.\d]+)", line)[1] for line in claim.details]
+    assert printed == [typeset.p_value(p) for p in adjusted]
 
 
 def test_verdicts_follow_the_corrected_test(matrix):
@@ -209,7 +223,7 @@ def test_everything_is_the_same_again(everything, small, tmp_path):
 # -- command line
 def test_every_name_has_its_files(everything, small):
     tables, figures = listed(small)
-    expected = {f"{name}.{ending}" for name in tables for ending in ("csv", "md", "tex", "html")} | {"tables.tex"}
+    expected = {f"{name}.{ending}" for name in tables for ending in ("csv", "md", "tex", "html")}
     assert {path.name for path in (everything / "tables").iterdir()} == expected
     expected = {f"{name}.{ending}" for name in figures for ending in ("png", "svg", "pdf", "json")}
     assert {path.name for path in (everything / "figures").iterdir()} == expected

@@ -113,6 +113,23 @@ def test_exclusions() -> None:
     assert paths(config) == ["split-digits/er/s0.00/b20/seed0", "split-digits/static-er/s0.75/b20/seed0"]
 
 
+def test_no_group_is_left_empty() -> None:
+    groups = {name: {"methods": [name], "buffers": [20]} for name in ("er", "derpp")}
+    with pytest.raises(UserError, match=r"groups\.er: expected a cell that exclude leaves"):
+        matrix.from_dict(changed(groups=groups, exclude=[{"group": "er"}]))
+
+
+def test_a_grid_and_one_change_at_a_time_do_not_go_together() -> None:
+    group = {"methods": ["derpp"], "buffers": [20], "grid": True, "alone": {"derpp.alpha": [0.2]}}
+    with pytest.raises(UserError, match=r"groups\.one: expected grid or alone, not both"):
+        matrix.from_dict(changed(groups={"one": group}, stream_options={"validation": 0.1}))
+
+
+@pytest.mark.parametrize("text", ["0.00005", "5e-05", "5E-5", "5.e-5", "5.0e-5"])
+def test_numbers_may_be_written_with_an_exponent(text) -> None:
+    assert strict_yaml.parse(f"rate: {text}", "test") == {"rate": 5e-5}
+
+
 def test_defaults_reach_the_cells_and_a_groups_own_go_before() -> None:
     groups = {
         "one": {"methods": ["er"], "buffers": [20], "defaults": {"epochs": 3}},
@@ -183,7 +200,7 @@ def test_patterns_name_every_method_that_matches() -> None:
         ({"exclude": [{"method": "derpp"}]}, "exclude[0].method: expected a method of this matrix, got 'derpp'"),
         ({"exclude": [{"group": "two"}]}, "exclude[0].group: unknown group 'two'"),
         ({"exclude": [{"buffer": 21}]}, "exclude[0]: matches no cell"),
-        ({"exclude": [{"method": "er"}]}, "groups: no cell is left"),
+        ({"exclude": [{"method": "er"}]}, "groups.one: expected a cell that exclude leaves"),
         ({"analysis": "../primary.yaml"}, "analysis: expected a relative file name"),
         ({"hyperparameters": "../secret.yaml"}, "hyperparameters: expected a relative file name"),
         ({"hyperparameters": "/etc/passwd"}, "hyperparameters: expected a relative file name"),
@@ -300,7 +317,7 @@ def test_dense_rows_beside_published_figures_are_run_with_the_loss_of_their_sour
     ]
     dense = {(cell.method, cell.buffer) for cell in own}
     replaying = {(method, buffer) for method in ("er", "der", "derpp", "agem", "fdr") for buffer in (200, 500)}
-    assert dense == replaying | {("finetune", 0), ("ewc", 0)}
+    assert dense == replaying | {("finetune", 0), ("ewc", 0), ("lwf", 0)}
     for cell in own:
         assert cell.params["protocol.single_head"] is False
         assert cell.params["protocol.replay_start"] == ("immediately" if cell.buffer else "second-task")

@@ -5,6 +5,7 @@ if not PARTIAL:
 
     localrules:
         data,
+        timing,
 
     rule data:
         """Download and check the stream. Compute nodes often have no network: this runs beside Snakemake itself."""
@@ -47,27 +48,26 @@ if not PARTIAL:
                 f" --results {RESULTS} --threads {{threads}} > {{log:q}} 2>&1"
             )
 
+    rule timing:
+        """How long steps take on this machine, with one thread and with all; alone, when all cells are done.
 
-rule timing:
-    """How long steps take on this machine, with one thread and with all; alone, when all cells are done.
-
-    A newer record makes an old measurement no staler: what is timed is no cell's run.
-    """
-    input:
-        ancient(records()),
-    output:
-        f"{RESULTS}/timing.json",
-    log:
-        f"{RESULTS}/logs/timing.txt",
-    conda:
-        "../../environment.yml"
-    threads: workflow.cores or 2
-    params:
-        cells=TIMED,
-    shell:
-        launch(
-            f"sparcl time --plan {PLAN_FILE} --out {{output:q}} --cores {{threads}} > {{log:q}} 2>&1"
-        )
+        A newer record makes an old measurement no staler: what is timed is no cell's run.
+        """
+        input:
+            ancient(records()),
+        output:
+            f"{RESULTS}/timing.json",
+        log:
+            f"{RESULTS}/logs/timing.txt",
+        conda:
+            "../../environment.yml"
+        threads: workflow.cores or 2
+        params:
+            cells=TIMED,
+        shell:
+            launch(
+                f"sparcl time --plan {PLAN_FILE} --out {{output:q}} --cores {{threads}} > {{log:q}} 2>&1"
+            )
 
 
 rule cells:
