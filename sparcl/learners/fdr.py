@@ -5,10 +5,10 @@ With z'(x') the logits that the model gave to a stored image x' at the end of it
     loss = CE(z(x), y) + alpha mean_x' ||softmax(z(x')) - softmax(z'(x'))||_2
 
 At the end of each task the memory is shared equally by the tasks so far: each earlier one keeps the first part of
-what it has, the new one adds images drawn at random with their logits, un-augmented and in eval mode. alpha is 1 on
-every stream: mammoth reads an alpha (0.3 and 1.0 in its tuned tables) and applies none. It also minimizes the two terms
-in separate steps, which are one loss here, and stores the logits of augmented images in training mode. The published
-FLOPs charge two replayed batches; a step replays one.
+what it has, the new one adds images drawn at random with their logits, un-augmented and in eval mode. alpha is 1
+where no search has chosen another: mammoth reads an alpha (0.3 and 1.0 in its tuned tables) and applies none. It also
+minimizes the two terms in separate steps, which are one loss here, and stores the logits of augmented images in
+training mode. The published FLOPs charge two replayed batches; a step replays one.
 """
 
 from __future__ import annotations
