@@ -30,6 +30,8 @@ def draw(scene: Scene) -> Drawing | None:
         return None
     figure, axes = style.subplots(3, 1, 9.0, 6.2, sharex=True, gridspec_kw={"height_ratios": [3, 1.6, 3]})
     density, gradient, churn = (row[0] for row in axes)
+    density.set_yscale("log")
+    density.autoscale(enable=False, axis="y")  # its limits are set below; a single density gives none
     tasks, epochs = scene.results.plan.stream["tasks"], int(shown[0].rows.iloc[0].epochs)
     still: list[str] = []
     for c in shown:
@@ -72,7 +74,6 @@ def draw(scene: Scene) -> Drawing | None:
             color=GREY,
         )
     density.set_ylabel("Weight density\n(fraction, log)")
-    density.set_yscale("log")
     gradient.set_ylabel("Gradient density\n(fraction)")
     if not len(_values(gradient)):
         gradient.annotate(
@@ -100,7 +101,7 @@ def draw(scene: Scene) -> Drawing | None:
     ]
     figure.legend(handles=handles, loc="outside right upper")
     title = f"Masks over time, {scene.learner_label(learner)}, sparsity {scene.focus:.2f}, buffer {buffer}"
-    missing = missing_of(shown)
+    missing = missing_of(planned)
     figure.suptitle(f"{title}, on {scene.label}", fontsize=10, fontweight="bold", x=0.01, ha="left")
     style.footnote(figure, f"one run of each method: its lowest finished seed{missing_text(missing)}")
     caption = (
