@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from analysis import frames, gain, statistics
-from analysis.configurations import Configuration, configurations, dense_of, flops_ratio
+from analysis import gain, statistics
+from analysis.configurations import Configuration, dense_of, flops_ratio, plain
 from analysis.contrasts import DENSE, HIGHER, LOWER, NOT_TESTED, NOT_TOLD, OURS, Finding, findings
 from analysis.frames import Results
 from analysis.gain import Effect
@@ -84,7 +84,7 @@ def _where(c: Configuration) -> str:
 
 def claims(results: Results) -> list[Claim]:
     """The claims that this matrix can speak to, answered."""
-    pool = [c for c in configurations(frames.main_rows(results.frame)) if not c.setting]
+    pool = plain(results)
     ours = [c for c in pool if c.bundle == OURS and c.n and c.sparsity > 0]
     found = findings(results)
     answers = [

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import plan
-from analysis.frames import DONE, POLICIES
+from analysis.frames import DONE, POLICIES, Results, main_rows
 
 FAMILY_ORDER = ("bound", "regularization", "isolation", "sibling", "rehearsal", "sparse-baseline", "ablation", "sparcl")
 
@@ -80,6 +80,11 @@ def configurations(frame: pd.DataFrame) -> list[Configuration]:
         return c.buffer, family, planned[c.method], c.sparsity, c.setting
 
     return sorted(found, key=order)
+
+
+def plain(results: Results) -> list[Configuration]:
+    """Return the configurations of the main comparisons without a setting of their own, finished or not."""
+    return [c for c in configurations(main_rows(results.frame)) if not c.setting]
 
 
 def by_values(rows: Sequence[Configuration], parameters: Sequence[str]) -> list[Configuration]:

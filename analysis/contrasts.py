@@ -13,8 +13,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from analysis import frames, statistics
-from analysis.configurations import Configuration, configurations, dense_of
+from analysis import statistics
+from analysis.configurations import Configuration, dense_of, plain
 from analysis.frames import Results
 from analysis.plan import Analysis
 from analysis.statistics import Paired
@@ -133,7 +133,7 @@ def analysis_of(results: Results) -> Analysis:
 
 def contrasts(results: Results) -> list[Contrast]:
     """Return the planned contrasts in their order, then SparCL against the dense learner and every other rival."""
-    pool = [c for c in configurations(frames.main_rows(results.frame)) if not c.setting]
+    pool = plain(results)
     planned = [(contrast["first"], contrast["second"]) for contrast in analysis_of(results)["contrasts"]]
     rivals = dict.fromkeys(c.bundle for c in pool if c.sparsity > 0 and c.is_sparse_training and c.bundle != OURS)
     named = {frozenset(sides) for sides in planned}
@@ -160,7 +160,7 @@ def _contrast(
 
 def compared(results: Results, planned_only: bool = False) -> list[Configuration]:
     """Return the configurations that contrasts are about, also those without a finished cell."""
-    pool = [c for c in configurations(frames.main_rows(results.frame)) if not c.setting]
+    pool = plain(results)
     named = {side for one in analysis_of(results)["contrasts"] for side in (one["first"], one["second"])}
     sparse = [c for c in pool if c.bundle in named or (c.sparsity > 0 and c.is_sparse_training and not planned_only)]
     return [*sparse, *{dense.key: dense for c in sparse if (dense := dense_of(c, pool))}.values()]

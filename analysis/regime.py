@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from analysis import frames, statistics
-from analysis.configurations import Configuration, configurations
+from analysis.configurations import Configuration, configurations, plain
 from analysis.frames import Results
 from analysis.statistics import Paired
 from sparcl.groups import PILOT
@@ -66,8 +66,7 @@ def checks(results: Results) -> list[Check]:
     own, tried = learners(results)
     dense, tried = [c for c in own if c.n], [c for c in tried if c.n]
     keys = {c.key for c in dense}
-    main = configurations(frames.main_rows(results.frame))
-    bottom = next((c for c in main if c.method == "finetune" and c.n and not c.setting), None)
+    bottom = next((c for c in plain(results) if c.method == "finetune" and c.n), None)
     found = []
     for c in sorted([*dense, *tried], key=lambda c: (c.method, c.buffer, _epochs(c))):
         longer = next((other for other in [*dense, *tried] if _is_twice(other, c)), None)
@@ -82,8 +81,7 @@ def checks(results: Results) -> list[Check]:
 
 def learners(results: Results) -> tuple[list[Configuration], list[Configuration]]:
     """Return the dense rehearsal learners of the main comparisons, and those of the pilot, finished or not."""
-    main, pilot = frames.main_rows(results.frame), frames.in_group(results.frame, PILOT)
-    own = [c for c in configurations(main) if not c.setting]
+    own, pilot = plain(results), frames.in_group(results.frame, PILOT)
     dense = [c for c in own if c.family == "rehearsal" and c.method == c.learner and c.sparsity == 0 and c.buffer]
     built_on = {c.learner for c in own if c.is_sparse_training}
     dense = [c for c in dense if c.learner in built_on] or dense

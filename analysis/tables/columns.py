@@ -32,7 +32,7 @@ FLOPS_NOTE = (
 
 def spread_note(rows: Sequence[Configuration]) -> str:
     """Return the note that says what stands behind ±."""
-    counts = sorted({row.n for row in rows}) or [0]
+    counts = sorted({row.n for row in rows})
     text = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     if counts == [1]:
         return "n = 1 seed: a single run has no deviation, no interval and no test."
