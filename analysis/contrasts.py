@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from analysis import statistics
 from analysis.configurations import Configuration, dense_of, plain
@@ -47,9 +47,10 @@ class Contrast:
     is_planned: bool
     pairs: tuple[tuple[Configuration, Configuration], ...]
 
-    def pooled(self, metric: str) -> Paired:
-        """Compare by the seeds' averages of the difference over all settings, on the seeds that all settings have."""
-        return pooled([(one.seeds(metric), other.seeds(metric)) for one, other in self.pairs])
+    def pooled(self, metric: str, since: int = 0) -> Paired:
+        """Compare by the seeds' averages of the difference over all settings, on the seeds that all settings have; with
+        ``since`` on those seeds from it on."""
+        return pooled([(one.seeds(metric), other.seeds(metric)) for one, other in self.pairs], since)
 
     def below(self, metric: str) -> int:
         """Return in how many settings the first one's mean is the lower one."""
@@ -69,6 +70,7 @@ class Finding:
         paired: differences of the seeds' averages, in points.
         p: of the paired t-test; p_within: of equivalence within ``margin`` points; both corrected.
         alpha: level of the verdict.
+        fresh: the same on the fresh seeds alone, where the matrix has any (``fresh_from``).
     """
 
     contrast: Contrast
@@ -77,6 +79,7 @@ class Finding:
     p_within: float
     margin: float
     alpha: float
+    fresh: Finding | None = None
 
     @property
     def verdict(self) -> str:
@@ -107,21 +110,26 @@ class Finding:
 
     def line(self) -> str:
         """Return the finding as one line of text: difference in points, verdict, corrected p, n."""
+        fresh = f"; fresh seeds alone: {self.fresh._numbers()}" if self.fresh and self.fresh.paired.n else ""
+        return f"{self.name}: {self._numbers()}{fresh}"
+
+    def _numbers(self) -> str:
         kind = "" if self.contrast.is_planned else ", exploratory"
         numbers = f"p = {p_value(self.p)}, n = {self.paired.n}{kind}"
-        return f"{self.name}: {difference(self.paired)} points, {self.verdict} ({numbers})"
+        return f"{difference(self.paired)} points, {self.verdict} ({numbers})"
 
 
-def pooled(pairs: Sequence[tuple[dict[int, float], dict[int, float]]]) -> Paired:
+def pooled(pairs: Sequence[tuple[dict[int, float], dict[int, float]]], since: int = 0) -> Paired:
     """Compare two methods over several settings, with seeds as the unit of replication.
 
     Args:
         pairs: per setting, seed to value of either method; nan values are left out.
+        since: the first seed to look at.
     """
     finite = [tuple({s: v for s, v in side.items() if not math.isnan(v)} for side in pair) for pair in pairs]
     if not finite:
         return Paired(0)
-    seeds = set.intersection(*(set(side) for pair in finite for side in pair))
+    seeds = {seed for seed in set.intersection(*(set(side) for pair in finite for side in pair)) if seed >= since}
     means = [{seed: sum(pair[side][seed] for pair in finite) / len(finite) for seed in seeds} for side in (0, 1)]
     return statistics.compare(means[0], means[1])
 
@@ -168,12 +176,19 @@ def compared(results: Results, planned_only: bool = False) -> list[Configuration
 
 def findings(results: Results) -> list[Finding]:
     """Test the contrasts in the metric of the analysis: the planned ones, Holm-corrected, then the exploratory ones."""
+    found, since = _tested(results), results.plan.config.get("fresh_from")
+    if since is None:
+        return found
+    return [replace(whole, fresh=later) for whole, later in zip(found, _tested(results, since), strict=True)]
+
+
+def _tested(results: Results, since: int = 0) -> list[Finding]:
     analysis = analysis_of(results)
     alpha, margin = analysis["alpha"], analysis["smallest_difference"]
     found: list[Finding] = []
     for is_planned, correct in ((True, statistics.holm), (False, statistics.fdr)):
         chosen = [contrast for contrast in contrasts(results) if contrast.is_planned == is_planned]
-        tested = [contrast.pooled(analysis["metric"]) for contrast in chosen]
+        tested = [contrast.pooled(analysis["metric"], since) for contrast in chosen]
         p_values = correct([paired.p for paired in tested])
         within = correct([statistics.equivalence_p(paired, margin) for paired in tested])
         make = functools.partial(Finding, margin=margin, alpha=alpha)

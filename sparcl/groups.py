@@ -37,6 +37,7 @@ class Config(TypedDict, total=False):
 
     stream: str
     stream_options: dict[str, Any]
+    fresh_from: int
     groups: dict[str, Group]
     tune: dict[str, list[str]]
 

@@ -12,10 +12,21 @@ from analysis.typeset import Column, Row, Table
 
 METRICS = {"class_il": "Class-IL", "task_il": "Task-IL", "learning_class_il": "Learning accuracy"}
 
+FRESH = (
+    Column("fresh", "Fresh seeds", "difference", "points"), Column("fresh_p", "Fresh: p", "p"),
+    Column("fresh_verdict", "Fresh: verdict"), Column("fresh_n", "Fresh: n", "integer"),
+)  # fmt: skip
+FRESH_NOTE = (
+    "Fresh: the seeds from {since} on by themselves, tested and corrected in the same way. They were added when the "
+    "results of those before them had been seen, so what all seeds show together rests in part on having looked."
+)
+
 
 def table(results: Results) -> Table:
     """The planned contrasts and the exploratory ones, averaged over the settings that both sides have."""
     analysis, found = analysis_of(results), findings(results)
+    since = results.plan.config.get("fresh_from")
+    shown = [*METRICS, "fresh"] if since else [*METRICS]
     metric, margin = analysis["metric"], analysis["smallest_difference"]
     others = [key for key in METRICS if key != metric]
     made = []
@@ -29,7 +40,10 @@ def table(results: Results) -> Table:
             "flops": contrast.flops(), "n": paired.n,
         }  # fmt: skip
         values |= {other: contrast.pooled(other) for other in others}
-        for key in METRICS:
+        if fresh := finding.fresh:
+            of_them = fresh.paired
+            values |= {"fresh": of_them, "fresh_p": fresh.p, "fresh_verdict": fresh.verdict, "fresh_n": of_them.n}
+        for key in shown:
             one = values[key]
             values |= {f"{key}_diff": one.mean, f"{key}_ci_low": one.ci_low, f"{key}_ci_high": one.ci_high}
         made.append(Row(values, "planned" if contrast.is_planned else "exploratory"))
@@ -39,10 +53,10 @@ def table(results: Results) -> Table:
         Column("settings", "Settings", "integer"), Column(metric, METRICS[metric], "difference", "points"),
         Column("p_corrected", "p", "p"), Column("p_within", f"p, within {margin:g} points", "p"),
         Column("verdict", "Verdict"), Column("excluded", "The interval excludes"),
-        Column("below", "Lower in", "integer", "settings"),
+        Column("below", "Lower in", "integer", "settings"), *(FRESH if since else ()),
         *(Column(key, METRICS[key], "difference", "points") for key in others),
         Column("flops", "FLOPs, second / first", "ratio", digits=2),
-        *(Column(f"{key}_{number}", "", "number", csv_only=True) for key in METRICS for number in numbers),
+        *(Column(f"{key}_{number}", "", "number", csv_only=True) for key in shown for number in numbers),
         *(Column(key, "", csv_only=True) for key in ("first", "second")),
         *(Column(key, "", "number", csv_only=True) for key in (f"{metric}_sd", "p")),
         SEEDS,
@@ -59,6 +73,7 @@ def table(results: Results) -> Table:
         f"corrected in the same way. Verdict: higher, lower, within {margin:g} points where the corrected p is below "
         f"{analysis['alpha']:g}; not told apart is not the same as equal. The interval excludes: which of no "
         f"difference, a gain and a loss of {margin:g} points are outside it, by the single interval.",
+        *([FRESH_NOTE.format(since=since)] if since else []),
         "Learning accuracy: Class-IL accuracy on each task right after training it, mean over tasks. FLOPs: executed, "
         "geometric mean over settings.",
     ]

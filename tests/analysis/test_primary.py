@@ -92,6 +92,29 @@ def test_rows_are_recomputed_from_the_records(planned):
         assert [float(row[column]) for row in rows] == pytest.approx(expected)
 
 
+def test_fresh_seeds_are_tested_and_corrected_by_themselves(tmp_path, small_plan):
+    config = small_plan["config"] | {"fresh_from": 1}
+    results = factory.collected(factory.write(tmp_path, small_plan | {"analysis": ANALYSIS, "config": config}))
+    table = factory.table(results, "primary")
+    rows = factory.rows(table)[: len(PLANNED)]
+    gaps = {name: np.subtract(*averages(results, name)).mean(axis=0)[1:] for name in PLANNED.values()}
+    tests = [stats.ttest_1samp(gap, 0) for gap in gaps.values()]
+    corrected = multipletests([test.pvalue for test in tests], method="holm")[1]
+    for row, gap, test, p in zip(rows, gaps.values(), tests, corrected, strict=True):
+        assert row["fresh_n"] == "2"
+        assert float(row["fresh_diff"]) == pytest.approx(gap.mean())
+        assert float(row["fresh_ci_high"]) == pytest.approx(test.confidence_interval().high)
+        assert float(row["fresh_p"]) == pytest.approx(p)
+    assert "the seeds from 1 on" in to_markdown(table)
+    finding = contrasts.findings(results)[0]
+    assert finding.line().endswith(f"; fresh seeds alone: {finding.fresh.line().partition(': ')[2]}")
+    assert claims.claims(results)[2].highlights[0].count("n = ") == 2
+
+
+def test_without_fresh_seeds_no_column_speaks_of_them(planned):
+    assert "resh" not in to_markdown(factory.table(planned, "primary"))
+
+
 def test_a_planned_p_does_not_depend_on_exploratory_rows(planned, tmp_path, small_plan):
     """Without the rivals that nobody planned the planned rows are the same to the last digit."""
     names = {"sparcl", *PLANNED, ""}

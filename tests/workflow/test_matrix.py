@@ -202,6 +202,7 @@ def test_patterns_name_every_method_that_matches() -> None:
         ({"exclude": [{"buffer": 21}]}, "exclude[0]: matches no cell"),
         ({"exclude": [{"method": "er"}]}, "groups.one: expected a cell that exclude leaves"),
         ({"analysis": "../primary.yaml"}, "analysis: expected a relative file name"),
+        ({"fresh_from": 0}, "fresh_from: expected a whole number of at least 1, got 0"),
         ({"hyperparameters": "../secret.yaml"}, "hyperparameters: expected a relative file name"),
         ({"hyperparameters": "/etc/passwd"}, "hyperparameters: expected a relative file name"),
     ],
