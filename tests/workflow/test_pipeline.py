@@ -296,6 +296,16 @@ def test_pipeline_and_command_line_give_the_same_record(checkout, config: str) -
     assert record.reproducible(one) == record.reproducible(other)
 
 
+@pytest.mark.slow
+def test_snakemake_looks_for_jobs_when_one_has_ended_and_by_no_clock(checkout) -> None:
+    """By its limit of jobs a second it goes over all waiting jobs 11 times here, the more often the more have ended."""
+    name = checkout.write("looks.yaml", SMALL.replace("name: small", "name: looks"))
+    output = checkout.snakemake(name, "--verbose", "--cores", "1", "--", "cells")
+    count = len(checkout.records("looks"))
+    assert count >= 4
+    assert output.count("Resources before job selection") <= count + 3  # the stream's check, the cells, the end
+
+
 LONG = """
 name: long
 title: Long

@@ -143,6 +143,10 @@ onstart:
         )
         sys.exit(2)
     planning.write(PLAN, Path(PLAN_FILE))
+    # For its limit of jobs a second Snakemake goes over all waiting jobs, again and again, the more often the more have
+    # ended: half a core after a hundred cells of a large matrix. Only a cluster needs the limit.
+    if workflow.local_exec:
+        workflow.scheduler.job_rate_limiter = None
     seconds = {path: entry["resources"]["seconds"] for path, entry in CELLS.items()}
     logger.info(
         f"plan: {PLAN_FILE}",
