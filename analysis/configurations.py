@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
 
 from analysis import plan
-from analysis.frames import DONE, POLICIES, Results, main_rows
+from analysis.frames import DONE, POLICIES, Results, main_rows, missing_lines
 
 FAMILY_ORDER = ("bound", "regularization", "isolation", "sibling", "rehearsal", "sparse-baseline", "ablation", "sparcl")
 
@@ -146,3 +146,9 @@ def flops_ratio(row: Configuration, pool: Sequence[Configuration], ledger: str) 
     if ledger == "flops_executed" and own > 0 and row.sparsity > 0:
         return row.mean("flops_dense") / own
     return math.nan
+
+
+def missing_of(chosen: Iterable[Configuration]) -> tuple[str, ...]:
+    """Return a line for each configuration that lacks cells."""
+    planned = [one.rows for one in chosen]
+    return tuple(missing_lines(pd.concat(planned).drop_duplicates("path"))) if planned else ()

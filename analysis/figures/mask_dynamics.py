@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from analysis.configurations import Configuration
+from analysis.configurations import Configuration, missing_of
 from analysis.figures import style
-from analysis.figures.scene import Drawing, Scene, look, missing_of, missing_text
+from analysis.figures.scene import Drawing, Scene, look, missing_text
 from analysis.figures.style import GREY
 
 BOUNDARY = "task boundary"

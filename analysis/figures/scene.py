@@ -8,13 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import frames
-from analysis.configurations import Configuration, bundle_of, configurations
+from analysis.configurations import Configuration, bundle_of, configurations, missing_of
 from analysis.figures import style
 from analysis.figures.style import LIGHT
 from analysis.frames import Results
@@ -130,12 +129,6 @@ def look(c: Configuration) -> style.Look:
 def summary(c: Configuration, metric: str) -> Summary:
     """Summarize a metric over the seeds of a configuration."""
     return summarize(list(c.seeds(metric).values()))
-
-
-def missing_of(chosen: Iterable[Configuration]) -> tuple[str, ...]:
-    """Return a line for each configuration that lacks seeds."""
-    rows = [c.rows for c in chosen]
-    return tuple(frames.missing_lines(pd.concat(rows))) if rows else ()
 
 
 def seeds_text(chosen: Iterable[Configuration]) -> str:

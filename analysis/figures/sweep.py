@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 
 from analysis import frames
 from analysis.catalog import SWEEP
-from analysis.configurations import Configuration, by_values, configurations
+from analysis.configurations import Configuration, by_values, configurations, missing_of
 from analysis.figures import style
 from analysis.figures.scene import (
     BAND,
@@ -25,7 +25,6 @@ from analysis.figures.scene import (
     errors,
     level_label,
     look,
-    missing_of,
     missing_text,
     seeds_text,
     summary,
@@ -69,7 +68,7 @@ def draw(scene: Scene, group: str) -> Drawing | None:
     text = "; ".join(f"{label}, sparsity {sparsity:.2f}, buffer {buffer}" for label, buffer, sparsity in settings)
     text = text if len(settings) < 4 else f"{len(settings)} configurations"
     title = sweep_title(scene.results.plan.config, group)
-    missing = missing_of({c.key: c for c in drawn}.values())
+    missing = missing_of(drawn)
     subject = title if listed and len(settings) > 1 else f"{title} ({text})"  # else each row names its own
     figure.suptitle(f"{subject} on {scene.label}", fontsize=10, fontweight="bold", x=0.01, ha="left")
     style.footnote(figure, f"{seeds_text(drawn)}; small dots: single seeds{missing_text(missing)}")

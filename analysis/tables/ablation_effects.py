@@ -6,9 +6,10 @@ import itertools
 
 from analysis import statistics
 from analysis.catalog import PARTS
+from analysis.configurations import missing_of
 from analysis.frames import Results
 from analysis.tables.ablation import ablation_rows, has_part
-from analysis.tables.columns import BUFFER, SEEDS, SPARSITY, missing_of
+from analysis.tables.columns import BUFFER, SEEDS, SPARSITY
 from analysis.typeset import Column, Row, Table
 
 

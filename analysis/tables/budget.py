@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from analysis import frames, regime
-from analysis.configurations import Configuration, configurations
+from analysis.configurations import Configuration, configurations, missing_of
 from analysis.frames import Results
 from analysis.tables import columns as shared
 from analysis.tables.comparison import measures
@@ -60,4 +60,4 @@ def table(results: Results) -> Table:
         "Training time: mean over seeds, as the cells took it, beside whatever else the machine did.",
     ]  # fmt: skip
     title = f"Equal budgets of training FLOPs, on {results.plan.stream['label']}"
-    return Table("budget", title, columns, made, notes, shared.missing_of(planned))
+    return Table("budget", title, columns, made, notes, missing_of(planned))

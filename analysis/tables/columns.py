@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import pandas as pd
-
-from analysis import frames
 from analysis.configurations import Configuration, flops_ratio
 from analysis.statistics import ALPHA
 from analysis.typeset import Column
@@ -109,9 +106,3 @@ def flops_values(row: Configuration, pool: Sequence[Configuration]) -> dict[str,
         "ratio_executed": flops_ratio(row, pool, "flops_executed"),
         "ratio_paper": flops_ratio(row, pool, "flops_paper"),
     }
-
-
-def missing_of(rows: Sequence[Configuration]) -> tuple[str, ...]:
-    """Return a line for each configuration among ``rows`` that lacks cells."""
-    planned = [row.rows for row in rows]
-    return tuple(frames.missing_lines(pd.concat(planned).drop_duplicates("path"))) if planned else ()

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from analysis import frames, regime, statistics
-from analysis.configurations import Configuration, bundle_of, configurations, reference_of
+from analysis.configurations import Configuration, bundle_of, configurations, missing_of, reference_of
 from analysis.frames import Results
 from analysis.statistics import ALPHA
 from analysis.tables import columns as shared
@@ -96,4 +96,4 @@ def comparison(
         *shared.identity_columns(), *leading, *shared.METRIC_COLUMNS.values(), *shared.FLOPS, *trailing, shared.AGAINST,
         shared.DIFFERENCE, shared.P_FDR, shared.SEEDS,
     ]  # fmt: skip
-    return Table(name, title, columns, made, all_notes, shared.missing_of(rows))
+    return Table(name, title, columns, made, all_notes, missing_of(rows))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from analysis import frames, gain, regime
-from analysis.configurations import configurations
+from analysis.configurations import configurations, missing_of
 from analysis.contrasts import HIGHER, LOWER, NOT_TESTED, NOT_TOLD
 from analysis.frames import Results
 from analysis.statistics import ALPHA, fdr
-from analysis.tables.columns import SEEDS, missing_of
+from analysis.tables.columns import SEEDS
 from analysis.typeset import Column, Row, Table
 from sparcl.groups import GAIN
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from analysis import protocols, regime
-from analysis.configurations import configurations
+from analysis.configurations import configurations, missing_of
 from analysis.frames import Results, in_group
 from analysis.tables import columns as shared
 from analysis.tables.comparison import measures
@@ -41,4 +41,4 @@ def table(results: Results) -> Table:
         shared.spread_note(planned), shared.FORGETTING_NOTE,
     ]  # fmt: skip
     title = f"Losses as published, on {results.plan.stream['label']}"
-    return Table("losses_as_published", title, columns, made, notes, shared.missing_of(planned))
+    return Table("losses_as_published", title, columns, made, notes, missing_of(planned))

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from analysis import frames
-from analysis.configurations import Configuration, configurations, dense_of
+from analysis.configurations import Configuration, configurations, dense_of, missing_of
 from analysis.frames import Results
 from analysis.tables import columns as shared
 from analysis.typeset import Column, Row, Table
@@ -56,4 +56,4 @@ def table(results: Results) -> Table:
         "weights and gradients at their densities; inferred from the published figures (docs/flops.md).",
     ]
     title = "Memory footprint of training"
-    return Table("memory", title, shared.identity_columns() + columns, made, notes, shared.missing_of(rows))
+    return Table("memory", title, shared.identity_columns() + columns, made, notes, missing_of(rows))

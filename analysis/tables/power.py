@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+from analysis.configurations import missing_of
 from analysis.contrasts import Finding, analysis_of, compared, findings
 from analysis.frames import Results
 from analysis.statistics import detectable, deviation_interval, seeds_needed
-from analysis.tables.columns import SEEDS, missing_of
+from analysis.tables.columns import SEEDS
 from analysis.typeset import Column, Row, Table, fixed
 
 

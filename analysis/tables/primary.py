@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from analysis import regime
+from analysis.configurations import missing_of
 from analysis.contrasts import analysis_of, compared, findings
 from analysis.frames import Results
-from analysis.tables.columns import SEEDS, missing_of
+from analysis.tables.columns import SEEDS
 from analysis.typeset import Column, Row, Table
 
 METRICS = {"class_il": "Class-IL", "task_il": "Task-IL", "learning_class_il": "Learning accuracy"}

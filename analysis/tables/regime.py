@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from analysis import regime
+from analysis.configurations import missing_of
 from analysis.frames import Results
 from analysis.regime import BELOW, LATE, METRICS, MOVED
 from analysis.tables import columns as shared
@@ -49,5 +50,5 @@ def table(results: Results) -> Table:
         f"replay: at least {BELOW:g} points of Class-IL above fine-tuning.",
         *regime.problems(checks), *regime.notes(results),
     ]  # fmt: skip
-    missing = shared.missing_of([c for kind in regime.learners(results) for c in kind])
+    missing = missing_of([c for kind in regime.learners(results) for c in kind])
     return Table("regime", "Whether tasks are learned", columns, made, notes, missing)

@@ -6,7 +6,7 @@ from typing import Any
 
 from analysis import frames
 from analysis.catalog import SWEEP
-from analysis.configurations import Configuration, by_values, configurations
+from analysis.configurations import Configuration, by_values, configurations, missing_of
 from analysis.frames import Results
 from analysis.tables import columns as shared
 from analysis.tables.comparison import measures
@@ -49,4 +49,4 @@ def table(results: Results, group: str) -> Table:
     default_note = shared.reference_note("the default setting")
     notes = [shared.spread_note(rows), default_note, shared.FORGETTING_NOTE, shared.FLOPS_NOTE]
     title = f"{sweep_title(results.plan.config, group)} on {results.plan.stream['label']}"
-    return Table(f"{SWEEP}{group}", title, columns, made, notes, shared.missing_of(rows))
+    return Table(f"{SWEEP}{group}", title, columns, made, notes, missing_of(rows))
