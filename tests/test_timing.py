@@ -66,6 +66,24 @@ def test_a_schedule_is_at_its_end_when_it_is_timed(planned, digits) -> None:
     assert run.masks.density() == pytest.approx(0.1, abs=0.01)
 
 
+@pytest.mark.parametrize("method", ["packnet", "lps"])
+def test_a_second_task_has_the_weights_that_the_first_left_free(method, digits) -> None:
+    run = timing.trainer.Run(resolve.make("split-digits", method, 0.5, epochs=2, width=4), digits)
+    steps = timing._second_task(run)
+    free = sum(int(mask.sum()) for mask in run.sparsity.free().values())
+    assert free == pytest.approx(run.masks.size() / 2, rel=0.1)
+    for _ in range(run.clock.task_steps):
+        next(steps)  # past the pruning of the second task
+
+
+def test_a_cell_that_diverges_has_no_row(planned, digits, capsys) -> None:
+    static, *_ = timing.cells_of(planned)
+    wild = dataclasses.replace(static, learning_rate=1e6, sparsity=0.9)
+    rows = timing.measure([static, wild], digits, 1, 0.0)
+    assert [row["sparsity"] for row in rows] == [0.5]
+    assert "static-derpp, sparsity 0.9: not timed: " in capsys.readouterr().out
+
+
 def test_the_reference_is_the_dense_learner_by_pytorch() -> None:
     cell = resolve.make("split-digits", "rigl-derpp", 0.9, 50, 3, params={"derpp.alpha": 0.7})
     found = timing.reference(cell)

@@ -7,6 +7,7 @@ each method stands its dense learner by PyTorch's own convolutions, measured in 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import statistics
 import time
@@ -62,26 +63,40 @@ def reference(cell: Cell) -> Cell:
 def measure(cells: Sequence[Cell], stream: Stream, threads: int, budget: float) -> list[dict[str, Any]]:
     """Return a row for every cell, with ``threads`` threads, after turns of about ``budget`` seconds in all.
 
-    Prints where it is.
+    Prints where it is. A cell that diverges has no row.
     """
     environment.prepare(cells[0], threads)
     courses: dict[Cell, Course] = {}
     for number, cell in enumerate(dict.fromkeys([*map(reference, cells), *cells])):
         print(f"{threads} threads: {number + 1}. {cell.method}, sparsity {cell.sparsity:g}", flush=True)
-        run = trainer.Run(cell, stream)
-        courses[cell] = Course(run, _second_task(run))
-    started = time.perf_counter()
-    for turn in range(MOST):
-        if turn >= LEAST and time.perf_counter() - started > budget:
-            break
-        for course in courses.values():
-            seconds, flops = next(course.steps)
-            course.seconds.append(seconds)
-            course.flops.append(flops)
-            course.inference.append(_inference(course.run))
-    turns = len(next(iter(courses.values())).seconds)
+        with _unless_diverged(cell, courses):
+            run = trainer.Run(cell, stream)
+            courses[cell] = Course(run, _second_task(run))
+    started, turns = time.perf_counter(), 0
+    while turns < MOST and (turns < LEAST or time.perf_counter() - started <= budget):
+        for cell, course in list(courses.items()):
+            with _unless_diverged(cell, courses):
+                seconds, flops = next(course.steps)
+                course.seconds.append(seconds)
+                course.flops.append(flops)
+                course.inference.append(_inference(course.run))
+        turns += 1
     print(f"{threads} threads: {turns} turns", flush=True)
-    return [_row(cell, courses[cell], courses[reference(cell)], threads) for cell in cells]
+    return [
+        _row(cell, courses[cell], courses[reference(cell)], threads)
+        for cell in cells
+        if cell in courses and reference(cell) in courses
+    ]
+
+
+@contextlib.contextmanager
+def _unless_diverged(cell: Cell, courses: dict[Cell, Course]) -> Iterator[None]:
+    """Take a cell that diverges meanwhile out of ``courses``, and say so."""
+    try:
+        yield
+    except trainer.Diverged as error:
+        print(f"{cell.method}, sparsity {cell.sparsity:g}: not timed: {error}", flush=True)
+        courses.pop(cell, None)
 
 
 def _second_task(run: trainer.Run) -> Iterator[tuple[float, float]]:
@@ -98,6 +113,10 @@ def _second_task(run: trainer.Run) -> Iterator[tuple[float, float]]:
         for _ in range(WARM_UP):
             next(steps)
         if phase.index == 0 and len(run.phases) > 1:
+            if run.sparsity.has_views:  # what a task keeps for itself is decided in its last steps
+                for step in range(WARM_UP, run.clock.task_steps):
+                    run.clock = dataclasses.replace(run.clock, task_step=step)
+                    run.sparsity.after_step(run)
             for policy in run.policies:
                 policy.end_task(run)
             run.learner.end_task(run)

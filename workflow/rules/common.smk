@@ -24,6 +24,7 @@ import session
 import analysis
 import sparcl
 from analysis import catalog
+from sparcl import groups
 
 session.prepare()
 
@@ -35,10 +36,12 @@ MATRIX = {key: value for key, value in config.items() if key != "partial"}
 # process of its own, on a node of a cluster for example, reads it there.
 if workflow.is_main_process:
     PLAN = planning.make(
-        MATRIX, workflow.configfiles, bool(workflow.config_settings.config)
+        MATRIX,
+        workflow.configfiles,
+        bool({*workflow.config_settings.config} - {"partial"}),
     )
 else:
-    PLAN = planning.read(Path("results") / config["name"] / "plan.json")
+    PLAN = planning.read(Path("results", str(config["name"]), "plan.json"))
 
 RESULTS = f"results/{PLAN['name']}"
 PLAN_FILE = f"{RESULTS}/plan.json"
@@ -55,9 +58,11 @@ wildcard_constraints:
     figure=r"[A-Za-z0-9._+-]+",
 
 
-# What is timed: methods and sparsities. Another code or seed makes no old measurement stale.
+# What is timed: the main groups' cells, whatever their seed. Another code makes no old measurement stale.
+ASIDE = groups.apart(PLAN["config"])
+MAIN = [e["cell"] for e in PLAN["cells"] if groups.in_main(e["groups"], ASIDE)]
 TIMED = planning.digest(
-    sorted({(e["cell"]["method"], e["cell"]["sparsity"]) for e in PLAN["cells"]})
+    sorted({json.dumps(cell | {"seed": 0}, sort_keys=True) for cell in MAIN})
 )
 
 # The stream's check, which cells wait for.
