@@ -27,7 +27,7 @@ def make(matrix: Mapping[str, Any], files: Sequence[str | Path], is_overridden: 
     """
     name = os.path.relpath(files[0]) if len(files) == 1 and not is_overridden else "-"
     command = [sys.executable, "-m", "sparcl", "plan", "--json", "--config", name]
-    done = subprocess.run(command, input=json.dumps(matrix), stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, input=json.dumps(matrix, default=str), stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise SystemExit(done.returncode)
     return json.loads(done.stdout)
