@@ -318,15 +318,14 @@ class LightCL(Learner):
 
     @accounting
     def published_flops(self, cell: Cell, costs: Sequence[LayerCost], sizes: Sequence[int]) -> float:
-        last = costs[-2].name.split(".")[0]
-        kept = {}
+        info = streams.describe(cell.stream, dict(cell.stream_options))
+        model = models.build(cell.model, cell.width, info.classes, info.shape, torch.Generator())
+        ends, kept = trained_prefixes(model, False), {}
         if cell.sparsity:
-            info = streams.describe(cell.stream, dict(cell.stream_options))
-            model = models.build(cell.model, cell.width, info.classes, info.shape, torch.Generator())
             weights = dict(model.named_parameters())
             kept = channel_counts({name: weights[name].shape for name in models.maskable(model)}, cell.sparsity)
         macs = {cost.name: cost.macs * kept.get(cost.name, cost.weights) / cost.weights for cost in costs}
-        trained = sum(count for name, count in macs.items() if name.split(".")[0] in (last, "head"))
+        trained = sum(count for name, count in macs.items() if f"{name}.".startswith(ends))
         presented = cell.epochs * sum(sizes) * (1 + self.images / cell.batch_size)
         return 2.0 * presented * (sum(macs.values()) + 2 * trained)
 

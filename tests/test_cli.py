@@ -77,7 +77,7 @@ def test_flops_gives_the_published_saving_on_the_phone(sparsity: float, saved: i
     assert round(100 * (1 - sparse / dense)) == saved
 
 
-@pytest.mark.parametrize("method", ["sparcl-derpp", "rigl-er", "packnet"])
+@pytest.mark.parametrize("method", ["sparcl-derpp", "rigl-er", "packnet", "lightcl", "lwta"])
 def test_layers_add_up_in_every_ledger(capsys, method: str) -> None:
     arguments = ("flops", "--stream", "split-digits", "--buffer", "50", "--method", method, "--sparsity", "0.5")
     found = json.loads(printed(capsys, *arguments, "--json", "--layers"))
