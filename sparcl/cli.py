@@ -204,11 +204,13 @@ def _settings(path: Path) -> dict[str, Any]:
     return data
 
 
+class Overdue(BaseException):
+    """A signal that asks to stop was not heeded in ``STOP_SECONDS``. No ``except Exception`` on the way holds it up."""
+
+
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect the signals that ask to stop. One that is not heeded in ``STOP_SECONDS`` raises Interrupted."""
-    from sparcl.trainer import Interrupted
-
+    """Collect the signals that ask to stop. One that is not heeded in ``STOP_SECONDS`` raises Overdue."""
     asked: list[int] = []
 
     def note(number: int, _frame: Any) -> None:
@@ -216,7 +218,7 @@ def _signals() -> Iterator[list[int]]:
         signal.setitimer(signal.ITIMER_REAL, STOP_SECONDS, 1.0)
 
     def interrupt(_number: int, _frame: Any) -> None:
-        raise Interrupted
+        raise Overdue
 
     handlers: dict[int, Any] = dict.fromkeys((signal.SIGINT, signal.SIGTERM), note)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
@@ -258,7 +260,7 @@ def _trained(options: argparse.Namespace, chosen: Any, planned: str | None, keep
                 keep_model=keep_model, checkpoint_seconds=options.checkpoint_every, watch=progress.step,
                 watch_task=progress.task, planned=planned, stop=lambda: bool(asked),
             )  # fmt: skip
-        except Interrupted:
+        except (Interrupted, Overdue):
             signal.setitimer(signal.ITIMER_REAL, 0)
             progress.close()
             saved = (runner.folder_of(chosen, options.results) / runner.CHECKPOINT).exists()
@@ -459,8 +461,10 @@ def _time(options: argparse.Namespace) -> int:
 
     try:
         cells = timing.cells_of(json.loads(options.plan.read_text(encoding="utf-8")))
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{options.plan}: expected a plan ({one_line(error, 100)})") from error
+    if options.cores is not None and options.cores < 1:
+        raise UserError(f"--cores: expected at least 1, got {options.cores}")
     cores, rows = options.cores or len(os.sched_getaffinity(0)), []
     if cells:
         stream = streams.load(cells[0].stream, options.data, dict(cells[0].stream_options))

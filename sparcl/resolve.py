@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,8 +45,8 @@ def make(
     chosen = methods.get(method)
     if chosen.needs_memory and buffer == 0 and not isinstance(buffer, bool):
         raise UserError(f"buffer: {method} replays from memory and needs a buffer of at least 1, got 0")
-    options = dict(stream_options or {})
-    streams.describe(stream, options)
+    options = {key: value for key, value in (stream_options or {}).items() if value is not None}
+    info = streams.describe(stream, options)
 
     for key in overrides:
         if key not in PROTOCOL:
@@ -68,6 +67,12 @@ def make(
     resolved, variant = _parameters(chosen, plain, dict(params or {}), hyperparameters)
     variant |= {f"stream.{key}": value for key, value in options.items()}
     variant |= {key: plain[key] for key in default if plain[key] != default[key]}
+    together = sum(info.train_sizes) if methods.learners()[chosen.learner].offline else min(info.train_sizes)
+    if resolved["protocol.last_batch"] == "drop" and checked["batch_size"] > together:
+        raise UserError(
+            f"batch_size: expected at most {together}, the images of the smallest task, as protocol.last_batch=drop "
+            f"leaves no batch of them, got {checked['batch_size']}"
+        )
     cell = Cell(**plain, stream_options=options, params=resolved, variant=variant)
     parts: list[type[Parameterized]] = [Protocol, *chosen.components]
     for part in parts:
@@ -91,14 +96,6 @@ def from_dict(data: Mapping[str, Any]) -> Cell:
         if not isinstance(data.get(key, {}), Mapping):
             raise UserError(f"cell.{key}: expected a mapping")
     return make(**data)
-
-
-def from_json(text: str) -> Cell:
-    """Make the cell described by a JSON text."""
-    try:
-        return from_dict(json.loads(text))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"cell: expected JSON ({error})") from error
 
 
 def protocol_of(stream: str) -> dict[str, Any]:

@@ -210,8 +210,11 @@ def _write_all(files: dict[Path, str]) -> None:
 # -- the config line ---------------------------------------------------------------------------------------------------
 def _read(config: Path) -> str:
     strict_yaml.load(config)  # says in one line what is wrong with it
-    with config.open(encoding="utf-8", newline="") as file:
-        return file.read()
+    try:
+        with config.open(encoding="utf-8", newline="") as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{config}: expected UTF-8 text to add a line to ({error.reason})") from error
 
 
 def _groups(text: str, name: str) -> dict[str, Any]:

@@ -100,3 +100,8 @@ def test_a_stream_without_a_protocol_is_refused(monkeypatch: pytest.MonkeyPatch)
         resolve.make("other-digits", "finetune")
     monkeypatch.setattr(Other, "protocol", resolve.protocol_of("split-digits") | {"width": 4})
     assert resolve.make("other-digits", "finetune").width == 4
+
+
+def test_a_stream_option_that_is_null_is_not_set() -> None:
+    plain, unset = (resolve.make("split-digits", "er", 0.0, 20, stream_options=o) for o in ({}, {"tasks": None}))
+    assert unset == plain

@@ -23,6 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparcl import models
+from sparcl.errors import UserError
+from sparcl.files import atomic
 from sparcl.kernels import library
 from sparcl.kernels.attach import shapes_of
 from sparcl.kernels.network import Network
@@ -256,6 +258,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not library.available():
         print("error: the sparse kernel is not compiled here: python -m sparcl.kernels.build", file=sys.stderr)
         return 2
+    for name, value in (("threads", args.threads), ("rounds", args.rounds)):
+        if value is not None and value < 1:
+            raise UserError(f"--{name}: expected at least 1, got {value}")
+    for value in args.sparsity or ():
+        if not 0 <= value < 1:
+            raise UserError(f"--sparsity: expected a number from 0 to below 1, got {value:g}")
+    if args.json not in (None, "-") and not Path(args.json).absolute().parent.is_dir():
+        raise UserError(f"--json: expected a file in a folder that exists, got {args.json}")
     if args.threads:
         torch.set_num_threads(args.threads)
     threads = torch.get_num_threads()
@@ -272,7 +282,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(report)
         return 0
     if args.json:
-        Path(args.json).write_text(report + "\n")
+        atomic.write_text(Path(args.json), report + "\n")
     for key, value in machine(threads, rate).items():
         print(f"{key}: {value}")
     print(table(rows))

@@ -128,6 +128,9 @@ class _Call:
 
     def put(self, values: Tensor, channels: int, rows: int, columns: int, name: str) -> None:
         """Copy ``values`` (N, channels, rows, columns) into the loops' layout."""
+        if values.shape != (self.images, channels, rows, columns):
+            expected = (self.images, channels, rows, columns)
+            raise ValueError(f"{name}: expected the shape {expected} of the index, got {tuple(values.shape)}")
         values = values.detach().float().contiguous()
         library.require().blocks_pack(values.data_ptr(), self._address(name), self.images, channels, rows, columns)
 

@@ -98,7 +98,7 @@ def imported(name: str) -> tuple[str, ...]:
             wanted |= {part for part in parts if _file(part)}
             if not all(_file(part) for part in parts):
                 wanted.add(base)
-    own = {"sparcl", name.partition(".")[0]}
+    own = {"sparcl", "baselines", name.partition(".")[0]}  # a plug-in may build on either
     return tuple(sorted(w for w in wanted if w.partition(".")[0] in own and _file(w)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from datetime import timedelta
@@ -62,7 +63,7 @@ class Progress:
         elif not self._quiet and now - self._told >= EVERY and clock.progress > progress:
             left = timedelta(seconds=round((now - started) * (1 - clock.progress) / (clock.progress - progress)))
             rate = f"{speed:.0f} images/s of the stream, about {left} left"
-            print(f"{where}, epoch {clock.epoch + 1}/{clock.epochs}: {rate}", flush=True)
+            self._say(f"{where}, epoch {clock.epoch + 1}/{clock.epochs}: {rate}")
             self._told = now
 
     def task(self, run: Run) -> None:
@@ -71,9 +72,12 @@ class Progress:
             return
         shown = {kind: _average(run.accuracy[kind][run.phase.row][: run.phase.row + 1]) for kind in run.accuracy}
         where = f"task {run.phase.index + 1}/{len(run.phases)}"
-        line = f"{where}: Class-IL {shown['class_il']} %, Task-IL {shown['task_il']} %"
-        (self._bar.console.print if self._bar is not None else print)(line)
-        sys.stdout.flush()
+        self._say(f"{where}: Class-IL {shown['class_il']} %, Task-IL {shown['task_il']} %")
+
+    def _say(self, line: str) -> None:
+        with contextlib.suppress(OSError):  # a closed pipe or a full disk is no reason to lose a run
+            (self._bar.console.print if self._bar is not None else print)(line)
+            sys.stdout.flush()
 
 
 def _average(values: list[float | None]) -> str:

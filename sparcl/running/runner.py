@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sparcl import streams
@@ -84,6 +85,8 @@ def run_cell(
         RunError: the run could not be finished; ``failed.json`` beside the record says why and where.
         Interrupted: stopped on request.
     """
+    if cell.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: expected a CUDA device for 'cuda', found none")
     if keep_model:
         model_file.refuse(cell)
     folder = folder_of(cell, results)

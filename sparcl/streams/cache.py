@@ -65,7 +65,7 @@ def open_images(source: Source, root: Path, options: Mapping[str, Any], facts: F
     """
     folder = root / FOLDER / source.cache_key(options)
     for part in (folder.parent, folder):
-        if part.is_symlink():
+        if os.path.islink(part):  # unlike Path.is_symlink, false for a name that is too long
             raise UserError(f"{part}: expected a folder, found a symbolic link")
     fingerprint = source.fingerprint(root, options)
     cached = _read(folder, source.version, fingerprint)

@@ -121,3 +121,6 @@ def test_a_convolution_of_another_kind_is_refused() -> None:
         Index(None, torch.zeros(2, 2, 5, 5), 1, 8, 8)
     with pytest.raises(ValueError, match="mask of shape"):
         Index(torch.ones(2, 3, 3, 3, dtype=torch.bool), torch.zeros(2, 2, 3, 3), 1, 8, 8)
+    weight = torch.zeros(4, 2, 3, 3)
+    with pytest.raises(ValueError, match=r"images: expected the shape \(2, 2, 8, 8\) of the index"):
+        convolve(torch.zeros(2, 2, 6, 6), weight, Index(None, weight, 1, 8, 8))

@@ -239,6 +239,8 @@ def test_folder_refusals(photos, tmp_path):
     assert str(broken) in refusal("folder", tmp_path, options)
     Image.new("RGB", (9, 9)).save(broken, format="PCX")  # Pillow knows it, but it is not among the formats
     assert str(broken) in refusal("folder", tmp_path, options)
+    Image.fromarray(np.full((9, 9), 40_000, dtype=np.uint16)).save(broken)
+    assert "expected 8 bits a channel, found an image of mode I;16" in refusal("folder", tmp_path, options)
     broken.unlink()
     (photos / "train" / "ant" / "notes.txt").write_text("x")
     assert "notes.txt" in refusal("folder", tmp_path, options)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from sparcl import cell, cli, components, trainer
 from sparcl.errors import RunError, UserError
@@ -204,6 +205,9 @@ def test_a_damaged_checkpoint_stops_the_run(small_cell: Callable[..., cell.Cell]
         runner.run_cell(chosen, tmp_path)
 
 
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -220,6 +224,9 @@ def test_a_damaged_checkpoint_stops_the_run(small_cell: Callable[..., cell.Cell]
         (["--config", "no/such/file.yaml"], "no/such/file.yaml"),
         (["--cell", "{"], "--cell"),
         (["--stream", "split-cifar10", "--data", "no/such/folder"], "no/such/folder"),
+        (["--data", "x" * 300], "expected a folder that can be written to"),
+        (["--set", "protocol.last_batch=drop", "--batch-size", "2000"], "batch_size: expected at most 283"),
+        pytest.param(["--device", "cuda"], "device: expected a CUDA device", marks=NO_GPU),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(
@@ -243,3 +250,40 @@ def test_bad_input_is_one_line_and_status_2(
     assert expected in printed.err
     assert len(printed.err.splitlines()) == 1
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--threads", "-1"], ["--rounds", "-2"], ["--sparsity", "1.5"], ["--json", "no/such/folder/x.json"]],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_benchmark_refuses_before_it_measures(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", *arguments]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {arguments[0]}: expected ")
+
+
+@pytest.mark.parametrize(
+    ("plan", "more", "expected"),
+    [
+        ('{"config": []}', [], "plan.json: expected a plan"),
+        ('{"config": {}, "cells": []}', ["--cores", "-1"], "--cores"),
+    ],
+)
+def test_timing_refuses(
+    plan: str, more: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "plan.json").write_text(plan)
+    out = tmp_path / "timing.json"
+    assert cli.main(["time", "--plan", str(tmp_path / "plan.json"), "--out", str(out), *more]) == 2
+    assert expected in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_run_outlives_what_reads_its_progress(small_cell: Callable[..., cell.Cell], tmp_path: Path) -> None:
+    chosen = small_cell("er", epochs=1)
+    command = [sys.executable, "-m", "sparcl", "run", "--cell", chosen.json(), "--results", str(tmp_path)]
+    reader, writer = os.pipe()
+    os.close(reader)
+    subprocess.run(command, stdout=writer, check=True)
+    os.close(writer)
+    assert record.read(runner.folder_of(chosen, tmp_path) / "record.json")["status"] == "done"

@@ -19,9 +19,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from sparcl.errors import UserError, one_line
 from sparcl.streams.image_files import decode, entries, images_in
@@ -78,10 +80,23 @@ class Folder(Source):
         size = options.get("size", 32)
         for part, listing in zip(("train", "test"), _list(Path(options["path"])), strict=True):
             files = [file for _, members in listing for file in members]
+            _refuse_deep(files)
             decode(files, allocate(f"{part}_images", (len(files), 3, size, size)), resize=True)
             allocate(f"{part}_labels", (len(files),))[:] = [
                 label for label, (_, members) in enumerate(listing) for _ in members
             ]
+
+
+def _refuse_deep(files: Iterable[Path]) -> None:
+    """Refuse images of more than 8 bits a channel, whose brightness Pillow cuts off instead of scaling it."""
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                mode = image.mode
+        except Exception:  # what is no image is told of when it is decoded
+            continue
+        if mode[0] in "IF":
+            raise UserError(f"{file}: expected 8 bits a channel, found an image of mode {mode}")
 
 
 def _list(top: Path) -> tuple[Listing, Listing]:
