@@ -41,7 +41,7 @@ def check_packages() -> None:
             importlib.import_module(name)
         except ImportError as error:
             raise UserError(
-                f"{name} cannot be imported ({error}); an export needs the extra: pip install 'sparcl-bench[export]'"
+                f"{name} cannot be imported ({error}); an export needs the extra: pip install --editable '.[export]'"
             ) from error
 
 
