@@ -347,14 +347,15 @@ class Tickets(SparsityPolicy):
 
     @contextlib.contextmanager
     def view(self, run: Run, task: int) -> Iterator[None]:
+        """Count what a ticket executes. Scores show every task's ticket by themselves: whose images these are is not
+        known (:meth:`LWTA.predict`)."""
         if not run.untrained:  # before training there is no ticket: the whole network is evaluated
             yield
             return
         sizes = {name: competition.size for name, competition in competitions(run.model).items()}
         run.ledger.set_weight_counts({n: ticket_count(p, sizes[n]) for n, p in run.masks.parameters.items()})
         try:
-            with self.show(run, task):
-                yield
+            yield
         finally:
             run.ledger.set_weight_counts(run.masks.counts())
 

@@ -202,7 +202,7 @@ def test_tickets_keep_one_unit_of_each_block_with_exact_counts(digits):
     run = complete("lwta", digits, 0.75, width=6, params=RATE)
     before = {name: weight.detach().clone() for name, weight in run.masks.parameters.items()}
     for task in range(5):
-        with run.sparsity.view(run, task):
+        with run.sparsity.show(run, task):
             for name, weight in run.masks.parameters.items():
                 units = weight.shape[0]
                 won = run.sparsity.won[str(task)][name]
@@ -232,9 +232,20 @@ def test_scores_are_each_tasks_classes_by_its_own_ticket(digits, images):
     with evaluation_mode(run.model), torch.no_grad():
         scores = run.learner.predict(run, images)
         for task in digits.tasks:
-            with run.sparsity.view(run, task.index):
+            with run.sparsity.show(run, task.index):
                 own = run.model(images)
             assert torch.equal(scores[:, list(task.classes)], own[:, list(task.classes)])
+
+
+def test_evaluation_does_not_know_whose_images_it_scores(digits):
+    """Class-IL accuracy on a task is that of the scores, taken without its view."""
+    run = complete("lwta", digits, 0.75, params=RATE)
+    found = evaluate(run, digits.info.classes)["class_il"]
+    with evaluation_mode(run.model), torch.no_grad():
+        for task, accuracy in zip(digits.tasks, found, strict=True):
+            scores = run.learner.predict(run, run.network_input(digits.test_images[task.test_index]))
+            right = scores.argmax(1) == digits.test_labels[task.test_index]
+            assert accuracy == pytest.approx(100 * right.double().mean().item())
 
 
 def test_losing_units_and_earlier_winners_do_not_learn(digits):
