@@ -21,9 +21,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib import patheffects
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, LogLocator, NullFormatter
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILION, PURPLE, GREY = "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#767676"
@@ -188,6 +189,13 @@ def log_ticks(ax: Axes) -> None:
     ax.xaxis.set_major_formatter(LogFormatterSciNotation(labelOnlyBase=False, minor_thresholds=(math.inf, math.inf)))
     ax.xaxis.set_minor_locator(LogLocator(subs=range(1, 10)))
     ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+def power_in_label(axis: Axis) -> None:
+    """Print an axis's power of ten in its label, not at its end, where it would run into the label."""
+    power = math.floor(math.log10(axis.get_view_interval()[1]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 10**power:g}"))
+    axis.set_label_text(f"{axis.get_label_text()} ($10^{{{power}}}$)")
 
 
 def _wrap_title(figure: Figure) -> None:

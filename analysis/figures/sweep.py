@@ -127,6 +127,7 @@ def _lines(
         ax.set_ylabel(label)
     accuracy, flops = (ax for ax, _ in pairs)
     flops.set_ylim(0, 1.08 * flops.get_ylim()[1])
+    style.power_in_label(flops.yaxis)
     low, high = accuracy.get_ylim()
     accuracy.set_ylim(max(0, min(low, high - 4)), min(high, 102))
     if len(lines) > 1 or off:
@@ -177,3 +178,4 @@ def _listed(
         ax.tick_params(axis="y", labelsize=6.8, length=0)
         ax.set_ylim(-0.6, len(done) - 0.4)
         ax.set_xlabel(label)
+    style.power_in_label(pairs[1][0].xaxis)
