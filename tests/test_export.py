@@ -126,5 +126,5 @@ def test_methods_without_one_network_are_refused_before_they_run(method, tmp_pat
 def test_a_missing_package_names_the_extra(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     monkeypatch.setitem(sys.modules, "onnx", sys)  # there
-    with pytest.raises(UserError, match=r"^onnxscript cannot be imported .*pip install 'sparcl-bench\[export\]'$"):
+    with pytest.raises(UserError, match=r"^onnxscript cannot be imported .*pip install --editable '\.\[export\]'$"):
         export.check_packages()

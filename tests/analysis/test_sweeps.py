@@ -149,7 +149,7 @@ def test_texts_and_many_parameters_are_listed(draw, tmp_path, values):
     names = [tick.get_text() for tick in accuracy.get_yticklabels()]
     assert len(names) == len(set(names)) == len(list(itertools.product(*values.values())))
     assert all(key in name for key in values for name in names)
-    assert flops.get_xlabel() == "Training FLOPs, executed ledger"
+    assert flops.get_xlabel() == "Training FLOPs, executed ledger ($10^{10}$)"
 
 
 def test_one_change_at_a_time_is_named_in_a_column_and_listed(tmp_path):
