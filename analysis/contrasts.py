@@ -176,18 +176,18 @@ def compared(results: Results, planned_only: bool = False) -> list[Configuration
 
 def findings(results: Results) -> list[Finding]:
     """Test the contrasts in the metric of the analysis: the planned ones, Holm-corrected, then the exploratory ones."""
-    found, since = _tested(results), results.plan.config.get("fresh_from")
+    named, analysis, since = contrasts(results), analysis_of(results), results.plan.config.get("fresh_from")
+    found = _tested(named, analysis)
     if since is None:
         return found
-    return [replace(whole, fresh=later) for whole, later in zip(found, _tested(results, since), strict=True)]
+    return [replace(whole, fresh=later) for whole, later in zip(found, _tested(named, analysis, since), strict=True)]
 
 
-def _tested(results: Results, since: int = 0) -> list[Finding]:
-    analysis = analysis_of(results)
+def _tested(named: Sequence[Contrast], analysis: Analysis, since: int = 0) -> list[Finding]:
     alpha, margin = analysis["alpha"], analysis["smallest_difference"]
     found: list[Finding] = []
     for is_planned, correct in ((True, statistics.holm), (False, statistics.fdr)):
-        chosen = [contrast for contrast in contrasts(results) if contrast.is_planned == is_planned]
+        chosen = [contrast for contrast in named if contrast.is_planned == is_planned]
         tested = [contrast.pooled(analysis["metric"], since) for contrast in chosen]
         p_values = correct([paired.p for paired in tested])
         within = correct([statistics.equivalence_p(paired, margin) for paired in tested])

@@ -67,12 +67,13 @@ def make(
     resolved, variant = _parameters(chosen, plain, dict(params or {}), hyperparameters)
     variant |= {f"stream.{key}": value for key, value in options.items()}
     variant |= {key: plain[key] for key in default if plain[key] != default[key]}
-    together = sum(info.train_sizes) if methods.learners()[chosen.learner].offline else min(info.train_sizes)
-    if resolved["protocol.last_batch"] == "drop" and checked["batch_size"] > together:
-        raise UserError(
-            f"batch_size: expected at most {together}, the images of the smallest task, as protocol.last_batch=drop "
-            f"leaves no batch of them, got {checked['batch_size']}"
-        )
+    if resolved["protocol.last_batch"] == "drop":
+        least = sum(info.train_sizes) if methods.learners()[chosen.learner].offline else min(info.train_sizes)
+        if checked["batch_size"] > least:
+            raise UserError(
+                f"batch_size: expected at most {least}, the images of the smallest task, as protocol.last_batch=drop "
+                f"leaves no batch of them, got {checked['batch_size']}"
+            )
     cell = Cell(**plain, stream_options=options, params=resolved, variant=variant)
     parts: list[type[Parameterized]] = [Protocol, *chosen.components]
     for part in parts:
