@@ -12,7 +12,7 @@ from analysis.contrasts import DENSE, HIGHER, LOWER, NOT_TESTED, NOT_TOLD, OURS,
 from analysis.frames import Results
 from analysis.gain import Effect
 from analysis.statistics import ALPHA, Paired
-from analysis.typeset import TIMES, difference, fixed, p_value
+from analysis.typeset import TIMES, difference, fixed, p_equals
 
 BY_TASK_IL = {"regularization", "isolation", "sibling", "agem", "agem_r"}
 """Families and methods whose papers are about Task-IL (A-GEM knows the task of an image)."""
@@ -57,7 +57,7 @@ class Comparison:
     def line(self) -> str:
         """Return the comparison as one line of text: difference in points, verdict, p, n."""
         text = f"{self.what}: {difference(self.paired)} points"
-        return f"{text}, {self.verdict} (p = {p_value(self.p_fdr)}, n = {self.paired.n})"
+        return f"{text}, {self.verdict} ({p_equals(self.p_fdr)}, n = {self.paired.n})"
 
 
 def compare_all(pairs: Iterable[tuple[str, Configuration, Configuration]], metric: str) -> list[Comparison]:

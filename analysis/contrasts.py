@@ -12,13 +12,14 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import geometric_mean
 
 from analysis import statistics
 from analysis.configurations import Configuration, dense_of, plain
 from analysis.frames import Results
 from analysis.plan import Analysis
 from analysis.statistics import Paired
-from analysis.typeset import DASH, difference, p_value
+from analysis.typeset import DASH, difference, p_equals
 
 DENSE = "dense"
 """What contrasts call a learner without policies."""
@@ -59,7 +60,7 @@ class Contrast:
     def flops(self) -> float:
         """Return the second one's executed training FLOPs over the first one's, geometric mean over settings."""
         ratios = [other.mean("flops_executed") / one.mean("flops_executed") for one, other in self.pairs]
-        return math.exp(sum(map(math.log, ratios)) / len(ratios)) if ratios else math.nan
+        return geometric_mean(ratios) if ratios else math.nan
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,11 @@ class Finding:
         return ", but ".join(filter(None, (told, within))) or NOT_TOLD
 
     @property
+    def p_of_verdict(self) -> float:
+        """The corrected p of what the verdict says: of equivalence if it says no more, else of a difference."""
+        return self.p_within if self.p_within < self.alpha <= self.p else self.p
+
+    @property
     def excluded(self) -> str:
         """Which of no difference, and a gain and a loss of ``margin`` points, are outside the 95 % interval."""
         low, high = self.paired.ci_low, self.paired.ci_high
@@ -115,7 +121,7 @@ class Finding:
 
     def _numbers(self) -> str:
         kind = "" if self.contrast.is_planned else ", exploratory"
-        numbers = f"p = {p_value(self.p)}, n = {self.paired.n}{kind}"
+        numbers = f"{p_equals(self.p_of_verdict)}, n = {self.paired.n}{kind}"
         return f"{difference(self.paired)} points, {self.verdict} ({numbers})"
 
 

@@ -118,6 +118,12 @@ def p_value(value: float | None) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def p_equals(value: float | None) -> str:
+    """``p = 0.032``, ``p < 0.001``."""
+    text = p_value(value)
+    return f"p {text[0]} {text[1:]}" if text.startswith("<") else f"p = {text}"
+
+
 def measure(value: Measure, digits: int = 2) -> str:
     """``78.31 ± 1.20``; the deviation is left out for a single seed."""
     text = fixed(value.summary.mean, digits)

@@ -18,11 +18,16 @@ def has_part(row: Configuration, part: str) -> bool:
     return row.policies[PARTS[part]] == part
 
 
+def parts_of(row: Configuration) -> frozenset[str]:
+    """Return which of "tdm", "ddr", "dgm" a configuration has."""
+    return frozenset(part for part in PARTS if has_part(row, part))
+
+
 def ablation_rows(results: Results) -> list[Configuration]:
-    """The ablation group; without one, SparCL's parts at whatever sparsities the plan has."""
+    """The ablation group; without one, SparCL's parts and the static mask at whatever sparsities the plan has."""
     group = frames.in_group(results.frame, ABLATION)
     rows = configurations(group if len(group) else frames.main_rows(results.frame))
-    return rows if len(group) else [row for row in rows if row.family in ("ablation", "sparcl")]
+    return rows if len(group) else [r for r in rows if r.family in ("ablation", "sparcl") or r.bundle == "static"]
 
 
 def table(results: Results) -> Table:

@@ -15,6 +15,7 @@ METRICS = {"class_il": "Class-IL", "task_il": "Task-IL", "learning_class_il": "L
 
 FRESH = (
     Column("fresh", "Fresh seeds", "difference", "points"), Column("fresh_p", "Fresh: p", "p"),
+    Column("fresh_p_within", "Fresh: p, within", "p"),
     Column("fresh_verdict", "Fresh: verdict"), Column("fresh_n", "Fresh: n", "integer"),
 )  # fmt: skip
 FRESH_NOTE = (
@@ -43,7 +44,10 @@ def table(results: Results) -> Table:
         values |= {other: contrast.pooled(other) for other in others}
         if fresh := finding.fresh:
             of_them = fresh.paired
-            values |= {"fresh": of_them, "fresh_p": fresh.p, "fresh_verdict": fresh.verdict, "fresh_n": of_them.n}
+            values |= {
+                "fresh": of_them, "fresh_p": fresh.p, "fresh_p_within": fresh.p_within,
+                "fresh_verdict": fresh.verdict, "fresh_n": of_them.n,
+            }  # fmt: skip
         for key in shown:
             one = values[key]
             values |= {f"{key}_diff": one.mean, f"{key}_ci_low": one.ci_low, f"{key}_ci_high": one.ci_high}
@@ -89,6 +93,7 @@ def _correction(is_planned: bool, alpha: float) -> str:
             "(Benjamini and Hochberg) over the rows."
         )
     return (
-        f"Planned: written down before the runs; p is Holm-corrected over these rows alone, level {alpha:g}. The other "
-        "rows are exploratory, p with false-discovery-rate control (Benjamini and Hochberg) over them."
+        "Planned: written down before the runs; p is Holm-corrected over these rows alone (those that were run), level "
+        f"{alpha:g}. The other rows are exploratory, p with false-discovery-rate control (Benjamini and Hochberg) over "
+        "them."
     )

@@ -90,8 +90,8 @@ def test_fine_tunings_p_is_corrected_over_both_metrics(tmp_path):
     pairs = [[list(pool[name].seeds(m).values()) for name in (method, "finetune")] for method, m in metrics.items()]
     adjusted = multipletests([stats.ttest_rel(*pair).pvalue for pair in pairs], method="fdr_bh")[1]
     assert [line.partition(",")[0] for line in claim.details] == ["Class-IL", *["Task-IL"] * 3]
-    printed = [re.search(r"p = ([<.\d]+)", line)[1] for line in claim.details]
-    assert printed == [typeset.p_value(p) for p in adjusted]
+    printed = [re.search(r"p (?:= )?(<?) ?([.\d]+)", line) for line in claim.details]
+    assert ["".join(match.groups()) for match in printed] == [typeset.p_value(p) for p in adjusted]
 
 
 def test_verdicts_follow_the_corrected_test(matrix):

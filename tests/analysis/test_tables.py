@@ -129,6 +129,34 @@ def test_ablation_effects_are_paired_with_all_else_equal(made, matrix):
     assert float(row["class_il_diff"]) == pytest.approx((on - off).mean())
     assert float(row["p"]) == pytest.approx(stats.ttest_rel(on, off).pvalue)
     assert not [row for row in rows if row["off"] == "DER++" and row["on"].startswith("TDM")]  # other sparsity
+    pairs = [(row["off"], row["on"]) for row in rows if row["part"] == "DDR" and row["on"]]
+    assert len(pairs) > 1
+    names = {row["label"]: row["configuration"] for row in factory.rows(made["ablation"])}
+    ons, offs = (sum(values(matrix, names[pair[side]]) for pair in pairs) / len(pairs) for side in (1, 0))
+    average = one(rows, part="DDR", on="")
+    assert average["off"] == f"average of {len(pairs)} pairs"
+    assert float(average["class_il_diff"]) == pytest.approx((ons - offs).mean())
+    assert float(average["p"]) == pytest.approx(stats.ttest_rel(ons, offs).pvalue)
+    assert float(average["p_within"]) >= max(
+        stats.ttest_1samp(ons - offs, -2, alternative="greater").pvalue,
+        stats.ttest_1samp(ons - offs, 2, alternative="less").pvalue,
+    )
+
+
+def test_a_pair_of_the_ablation_differs_in_more_where_nothing_is_between():
+    """TDM and DGM were run together only: from a static mask to both is one step."""
+    from analysis.tables import ablation_effects
+
+    class Part:
+        def __init__(self, *parts):
+            self.policies = {kind: part if part in parts else None for part, kind in catalog.PARTS.items()}
+            self.buffer, self.learner, self.sparsity = 200, "derpp", 0.9
+
+    static, both, all_three = Part(), Part("tdm", "dgm"), Part("tdm", "ddr", "dgm")
+    assert ablation_effects.steps([all_three, static, both]) == [
+        ("DDR", both, all_three),
+        ("TDM+DGM", static, both),
+    ]
 
 
 def test_memory(made, matrix):
