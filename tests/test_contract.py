@@ -48,7 +48,7 @@ def contract_cell(small_cell) -> Callable[..., Cell]:
 
     def make(name: str, seed: int = 0, **fields: Any) -> Cell:
         known = methods.get(name).parameters()
-        params: dict[str, Any] = {k: 3 for k, p in known.items() if k.endswith(".interval") and p.default > 5}
+        params: dict[str, Any] = {k: 3 for k, p in known.items() if p.duration and p.default > 5}
         if "dgm.sparsity" not in known:
             params["protocol.momentum"] = 0.5
         params |= fields.pop("params", {})
@@ -92,6 +92,19 @@ def global_generators() -> tuple[bytes, Any, bytes]:
     return torch.get_rng_state().numpy().tobytes(), random.getstate(), numpy_state[1].tobytes()
 
 
+def strict(run: trainer.Run) -> trainer.Run:
+    """Return ``run`` with a sparsity policy that must say in each step whether it is taken."""
+    answer = run.sparsity.on_gradients
+
+    def on_gradients(run: trainer.Run) -> bool:
+        taken = answer(run)
+        assert isinstance(taken, bool), f"on_gradients: expected True, or False to skip the step, got {taken!r}"
+        return taken
+
+    run.sparsity.on_gradients = on_gradients  # type: ignore[method-assign]
+    return run
+
+
 def check_step(run: trainer.Run) -> None:
     """Check masks, weights, momentum and counts after a step."""
     planned = run.sparsity.planned_counts(run.masks, run.cell.sparsity, run.clock)
@@ -127,9 +140,14 @@ def check_method(chosen: Cell, stream: streams.Stream, folder: Any) -> None:
         if steps == MIDDLE:
             checkpoint.save(path, "contract", run.state())
 
-    whole = trainer.Run(chosen, stream)
+    whole = strict(trainer.Run(chosen, stream))
+    initial = {name: weight.detach().clone() for name, weight in whole.model.named_parameters()}
     trainer.train(whole, watch)
-    assert steps > MIDDLE
+    assert steps > MIDDLE, f"a run of {steps} steps is too short for the contract, which stops after {MIDDLE}"
+    for name, weight in whole.masks.parameters.items():
+        assert not torch.equal(weight * whole.masks.weight[name], initial[name] * whole.masks.weight[name]), (
+            f"{name}: no weight has learned"
+        )
     assert global_generators() == generators, "a global random generator was used"
     executed, approximate = planning.executed(chosen)
     if not approximate:
@@ -268,7 +286,10 @@ def test_the_kernel_that_auto_gives_trains_as_the_method_says(name: str, contrac
     # A-GEM with DGM lets it grow: there PyTorch's own float32 is as far from its float64.
     method = methods.get(name)
     grows = method.learner in ("agem", "agem_r") and method.policies.get("gradient") == "dgm"
-    assert apart(auto, exact).quantile(0.5 if grows else 0.9) < 2e-3
+    assert apart(auto, exact).quantile(0.5 if grows else 0.9) < 2e-3, (
+        "the sparse kernel trains other weights than PyTorch: gradients_wanted must name every gradient of a missing "
+        "or resting weight that is used"
+    )
 
 
 @pytest.mark.slow
@@ -336,6 +357,18 @@ def forget(run: trainer.Run) -> None:
     calls = run.__dict__.setdefault("calls", [])
     calls.append(1)
     run.model.head.bias.data[0] += len(calls) * 1e-3
+
+
+def test_a_policy_that_does_not_say_whether_a_step_is_taken_fails(contract_cell, digits, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(methods.policies()["static"], "on_gradients", lambda self, run: None)
+    with pytest.raises(AssertionError, match="expected True, or False to skip the step, got None"):
+        check_method(contract_cell("static-er"), digits, tmp_path)
+
+
+def test_a_policy_that_takes_no_step_fails(contract_cell, digits, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(methods.policies()["static"], "on_gradients", lambda self, run: False)
+    with pytest.raises(AssertionError, match="no weight has learned"):
+        check_method(contract_cell("static-er"), digits, tmp_path)
 
 
 @pytest.mark.parametrize(
