@@ -393,6 +393,8 @@ def _methods(options: argparse.Namespace) -> int:
 def _streams(options: argparse.Namespace) -> int:
     from sparcl import streams
 
+    for module, reason in streams.broken().items():
+        print(f"warning: {module}: {reason}; its streams are missing", file=sys.stderr)
     rows: list[dict[str, Any]] = []
     for name in streams.names():
         try:

@@ -43,10 +43,10 @@ from typing import Any
 
 from sparcl.streams import cache, layout
 from sparcl.streams.options import parse
-from sparcl.streams.source import data_root, find, names
+from sparcl.streams.source import broken, data_root, find, names
 from sparcl.streams.stream import Stream, StreamInfo, Task
 
-__all__ = ["Stream", "StreamInfo", "Task", "data_root", "describe", "load", "modules", "names", "protocol"]
+__all__ = ["Stream", "StreamInfo", "Task", "broken", "data_root", "describe", "load", "modules", "names", "protocol"]
 
 
 def describe(name: str, options: Mapping[str, Any] | None = None) -> StreamInfo:

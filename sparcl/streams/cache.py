@@ -68,7 +68,7 @@ def open_images(source: Source, root: Path, options: Mapping[str, Any], facts: F
         if os.path.islink(part):  # unlike Path.is_symlink, false for a name that is too long
             raise UserError(f"{part}: expected a folder, found a symbolic link")
     fingerprint = source.fingerprint(root, options)
-    cached = _read(folder, source.version, fingerprint)
+    cached = _read(folder, source.code(), fingerprint)
     if cached is not None:
         return cached
     try:
@@ -80,11 +80,11 @@ def open_images(source: Source, root: Path, options: Mapping[str, Any], facts: F
         log.warning("%s: not writable; %s is decoded into memory", folder, source.name)
         return _decode_into_memory(source, root, options, facts)
     with _locked(lock, folder / "lock"):
-        cached = _read(folder, source.version, fingerprint)
+        cached = _read(folder, source.code(), fingerprint)
         if cached is None:
             log.info("decoding the images of %s into %s", source.name, folder)
             _build(source, root, options, facts, folder)
-            cached = _read(folder, source.version, source.fingerprint(root, options))
+            cached = _read(folder, source.code(), source.fingerprint(root, options))
     if cached is None:
         raise RunError(f"{folder}: the data files of {source.name} changed while they were read; start again")
     return cached
@@ -149,9 +149,7 @@ def _build(source: Source, root: Path, options: Mapping[str, Any], facts: Facts,
     finally:
         arrays.clear()
         shutil.rmtree(scratch, ignore_errors=True)
-    _write_manifest(
-        folder, {"schema": SCHEMA, "version": source.version, "fingerprint": fingerprint, "arrays": entries}
-    )
+    _write_manifest(folder, {"schema": SCHEMA, "code": source.code(), "fingerprint": fingerprint, "arrays": entries})
     keep = {_file_name(name, entries[name]["sha256"]) for name in ARRAYS}
     for old in folder.glob("*.npy"):
         if old.name not in keep:
@@ -183,11 +181,11 @@ def _check(source: Source, arrays: Mapping[str, np.ndarray], facts: Facts) -> No
             raise UserError(f"{source.name}: expected {part} images of every class, class {empty[0]} has none")
 
 
-def _read(folder: Path, version: int, fingerprint: str | None) -> Images | None:
+def _read(folder: Path, code: str, fingerprint: str | None) -> Images | None:
     """Return the cached images, or ``None`` where there is no cache, or one that is damaged or out of
     date."""
     manifest = _read_manifest(folder)
-    if manifest is None or manifest["version"] != version:
+    if manifest is None or manifest["code"] != code:
         return None
     if fingerprint is not None and manifest["fingerprint"] != fingerprint:
         return None
@@ -215,7 +213,7 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
         good = manifest.pop("checksum") == _checksum(manifest) and manifest["schema"] == SCHEMA
         entries = [manifest["arrays"][name] for name in ARRAYS]
         good &= all(re.fullmatch("[0-9a-f]{64}", entry["sha256"]) for entry in entries)
-        return manifest if good and {"version", "fingerprint"} <= set(manifest) else None
+        return manifest if good and {"code", "fingerprint"} <= set(manifest) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import importlib
+import inspect
 import os
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -53,15 +54,12 @@ class Source:
 
     Attributes:
         name: name in the registry.
-        version: to be raised when ``read`` changes what it gives for the same files; caches are then made
-            anew.
         extra_options: option names beside those that every stream has.
         protocol: model, width, epochs, batch_size and learning_rate of a stream that is not of this package; those of
             this package stand in ``sparcl/data/hyperparameters.yaml``.
     """
 
     name: str = ""
-    version: int = 1
     extra_options: tuple[str, ...] = ()
     protocol: ClassVar[Mapping[str, Any]] = {}
 
@@ -96,6 +94,14 @@ class Source:
         """
         return None
 
+    def code(self) -> str:
+        """Return the SHA-256 (hex) of what the module of this source does, comments and layout aside.
+
+        A cache that other code made is made anew.
+        """
+        text = Path(inspect.getfile(type(self))).read_bytes()
+        return hashlib.sha256(ast.dump(ast.parse(text)).encode()).hexdigest()
+
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
     """Return the data root: ``root``, else the environment variable SPARCL_DATA, else ``data``."""
@@ -117,7 +123,7 @@ def stat_fingerprint(top: Path, files: Sequence[Path]) -> str | None:
 
 
 def names() -> list[str]:
-    """Return the names of all streams, the bundled one first."""
+    """Return the names of all streams, those of this package first."""
     return list(_table())
 
 
@@ -135,28 +141,33 @@ def find(name: str) -> Source:
     return table[name]
 
 
-@functools.cache
+def broken() -> dict[str, str]:
+    """Return the entry points that were to bring streams and could not, each with the reason in one line."""
+    return dict(_found()[1])
+
+
 def _table() -> dict[str, Source]:
-    table: dict[str, Source] = {}
-    for origin, module in _modules():
-        for source in getattr(module, "SOURCES", ()):
-            if source.name in table:
-                raise UserError(f"{origin}: stream '{source.name}' is defined twice; expected another name")
-            table[source.name] = source
-    return table
+    return _found()[0]
 
 
-def _modules() -> Iterator[tuple[str, ModuleType]]:
+@functools.cache
+def _found() -> tuple[dict[str, Source], dict[str, str]]:
+    """Return the sources by name, those of this package first, and what could not be used."""
     from sparcl.streams import sources
 
+    table: dict[str, Source] = {}
     for module in sorted(found.name for found in pkgutil.iter_modules(sources.__path__)):
-        origin = f"{sources.__name__}.{module}"
-        yield origin, importlib.import_module(origin)
+        loaded = importlib.import_module(f"{sources.__name__}.{module}")
+        table |= {source.name: source for source in getattr(loaded, "SOURCES", ())}
+    wrong: dict[str, str] = {}
     for entry in sorted(metadata.entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
         try:
-            loaded = entry.load()
+            given = {source.name: source for source in getattr(entry.load(), "SOURCES", ())}
         except Exception as error:
-            raise UserError(
-                f"entry point '{entry.name}' of {ENTRY_POINTS}: {entry.value} cannot be imported ({one_line(error)})"
-            ) from error
-        yield f"entry point '{entry.name}'", loaded
+            wrong[entry.value] = f"cannot be imported ({one_line(f'{type(error).__name__}: {error}')})"
+            continue
+        if taken := sorted(given.keys() & table.keys()):
+            wrong[entry.value] = f"stream '{taken[0]}' is defined twice; expected another name"
+            continue
+        table |= given
+    return table, wrong

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import multiprocessing
 import os
@@ -146,9 +147,23 @@ def test_changed_files_or_a_changed_reader_make_it_anew(tmp_path):
     assert reads(tmp_path) == 2
     assert np.array_equal(changed.train_images, np.random.default_rng(1).integers(0, 256, (6, 1, 4, 4)))
     assert len(files(tmp_path)) == 6  # nothing of the old cache is left
-    source.version = 2
+    source.code = lambda: "that of another reader"
     opened(source, tmp_path)
     assert reads(tmp_path) == 3
+
+
+def test_the_code_of_a_source_is_that_of_its_module(tmp_path, monkeypatch):
+    """Another ``read`` is other code; a comment is not."""
+    module = tmp_path / "mine.py"
+    text = "from sparcl.streams.source import Source\nclass Mine(Source):\n    def read(self, *a):\n        return 1\n"
+    monkeypatch.syspath_prepend(tmp_path)
+    module.write_text(text)
+    source = importlib.import_module("mine").Mine()
+    first = source.code()
+    module.write_text(f"# a comment\n{text}")
+    assert source.code() == first
+    module.write_text(text.replace("return 1", "return 2"))
+    assert source.code() != first
 
 
 def _open_and_tell(root, queue):

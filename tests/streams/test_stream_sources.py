@@ -300,10 +300,10 @@ class Installed:
 def install(monkeypatch):
     def register(module):
         monkeypatch.setattr(source.metadata, "entry_points", lambda group: [Installed(module)])
-        source._table.cache_clear()
+        source._found.cache_clear()
 
     yield register
-    source._table.cache_clear()
+    source._found.cache_clear()
 
 
 def test_a_package_beside_this_one_adds_a_stream(install, tmp_path):
@@ -327,15 +327,19 @@ def test_a_package_beside_this_one_adds_a_stream(install, tmp_path):
     assert [len(task.test_index) for task in stream.tasks] == [1, 1]
 
 
-def test_entry_points_that_are_wrong_are_named(install):
+def test_an_entry_point_that_is_wrong_is_named_and_takes_nothing_else_away(install):
+    whole = streams.names()
     install(None)
-    with pytest.raises(UserError, match=r"beside\.streams cannot be imported"):
-        streams.names()
+    assert streams.names() == whole
+    ((module, reason),) = streams.broken().items()
+    assert module == "beside.streams"
+    assert reason.startswith("cannot be imported (")
 
     class Module:
         SOURCES = (source.Source(),)
 
     Module.SOURCES[0].name = "split-digits"
     install(Module)
-    with pytest.raises(UserError, match="'split-digits' is defined twice"):
-        streams.names()
+    assert streams.names() == whole
+    assert "'split-digits' is defined twice" in streams.broken()["beside.streams"]
+    assert type(source.find("split-digits")) is not source.Source
