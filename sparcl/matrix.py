@@ -167,11 +167,16 @@ def _name_problems(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"stream: unknown name {config['stream']!r}{suggest(config['stream'], streams.names())}"
     listed: set[str] = set()
     for group, entry in config["groups"].items():
+        own: list[str] = []
         for index, method in enumerate(entry["methods"]):
             try:
-                listed |= set(_matching(method, known))
+                own += _matching(method, known)
             except UserError as error:
                 yield f"groups.{group}.methods[{index}]: {error}"
+        sparse = next((name for name in own if methods.get(name).is_sparse), None)
+        if sparse and "sparsities" not in entry:
+            yield f"groups.{group}.sparsities: missing, {sparse} needs a list of numbers from 0 (dense) to below 1"
+        listed |= set(own)
     reference = config.get("reference")
     if reference is not None and reference not in listed:
         yield f"reference: expected a method of this matrix, got {reference!r}{suggest(reference, listed)}"

@@ -17,7 +17,7 @@ from sparcl import budget, methods, resolve, streams
 from sparcl.cell import Cell
 from sparcl.costs import planning
 from sparcl.files import atomic
-from sparcl.matrix import Matrix
+from sparcl.matrix import DENSE, Matrix
 from sparcl.running.identity import contents, identity, kernel_of
 
 SCHEMA = "sparcl-plan/2"
@@ -154,12 +154,23 @@ def summary(plan: Plan, results: Path) -> list[str]:
         lines.append(
             f"  {group:<24} {len(inside):>5} cells, {done} done" + (_budget(inside) if "budget" in whole else "")
         )
+    if untested := _untested(plan):
+        lines.append(f"planned contrasts of methods that are not here: {', '.join(untested)}")
     todo = [entry["cell"] for entry in cells if entry["path"] not in state.current]
     lines.append(f"to run: {len(todo)} of {len(cells)}" + (f" ({state.stale} out of date)" if state.stale else ""))
     seconds = state.estimate(todo)
     if todo and seconds is not None:
         lines.append(f"estimated: {clock(seconds)} of one core, by {len(state.seconds)} measured cells")
     return lines
+
+
+def _untested(plan: Plan) -> list[str]:
+    """Return the planned contrasts of which the matrix lacks a side."""
+    contrasts = plan["analysis"]["contrasts"] if plan["analysis"] else []
+    chosen = [methods.get(name) for name in plan["methods"]]
+    here = {method.name.removesuffix(method.learner).rstrip("-") or DENSE for method in chosen}
+    sides = [(contrast["first"], contrast["second"]) for contrast in contrasts]
+    return [f"{first} minus {second}" for first, second in sides if not {first, second} <= here]
 
 
 def _budget(cells: list[Entry]) -> str:

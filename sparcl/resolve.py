@@ -15,6 +15,8 @@ from sparcl.parameters import Parameter, Parameterized
 from sparcl.protocol import Protocol
 
 HYPERPARAMETERS = Path(__file__).parent / "data" / "hyperparameters.yaml"
+NEEDED = ("model", "width", "epochs", "batch_size", "learning_rate")
+"""What the protocol of a stream has to say; the other settings of a cell have defaults of their own."""
 
 
 def make(
@@ -38,6 +40,9 @@ def make(
     Raises:
         UserError: an unknown name or key, a value out of range, or a combination that makes no sense.
     """
+    for key in overrides:
+        if key not in PROTOCOL:
+            raise UserError(f"{key}: unknown key{suggest(key, FIELDS)}")
     if stream not in streams.names():
         raise UserError(
             f"stream: unknown name {stream!r}{suggest(stream, streams.names())}; 'sparcl streams' lists them"
@@ -48,9 +53,6 @@ def make(
     options = {key: value for key, value in (stream_options or {}).items() if value is not None}
     info = streams.describe(stream, options)
 
-    for key in overrides:
-        if key not in PROTOCOL:
-            raise UserError(f"{key}: unknown key{suggest(key, FIELDS)}")
     default = protocol_of(stream)
     values = default | overrides | {"sparsity": sparsity, "buffer": buffer, "seed": seed}
     if isinstance(sparsity, (int, float)) and not isinstance(sparsity, bool) and not 0 <= sparsity < 1:
@@ -110,8 +112,14 @@ def protocol_of(stream: str) -> dict[str, Any]:
     if not given:
         raise UserError(
             f"stream: {stream} has no protocol; expected 'protocol' of its source, or an entry of streams in "
-            f"{HYPERPARAMETERS.name}, with model, width, epochs, batch_size and learning_rate"
+            f"{HYPERPARAMETERS.name}, with {', '.join(NEEDED)}"
         )
+    for key in NEEDED:
+        if key not in given:
+            raise UserError(f"stream: the protocol of {stream} has no {key}; expected {', '.join(NEEDED)}")
+    for key in given:
+        if key not in PROTOCOL:
+            raise UserError(f"stream: the protocol of {stream} has an unknown key {key!r}{suggest(key, PROTOCOL)}")
     return {key: given.get(key, SETTINGS[key].default) for key in PROTOCOL}
 
 

@@ -13,6 +13,7 @@ from sparcl import cli, matrix, resolve, trainer
 from sparcl.cell import PROTOCOL, SETTINGS
 from sparcl.errors import UserError
 from sparcl.protocol import Protocol
+from sparcl.running import runner
 from sparcl.streams import source
 
 
@@ -100,8 +101,38 @@ def test_a_stream_without_a_protocol_is_refused(monkeypatch: pytest.MonkeyPatch)
         resolve.make("other-digits", "finetune")
     monkeypatch.setattr(Other, "protocol", resolve.protocol_of("split-digits") | {"width": 4})
     assert resolve.make("other-digits", "finetune").width == 4
+    whole = dict(Other.protocol)
+    monkeypatch.setattr(Other, "protocol", {key: value for key, value in whole.items() if key != "learning_rate"})
+    with pytest.raises(UserError, match="the protocol of other-digits has no learning_rate; expected model, width"):
+        resolve.make("other-digits", "finetune")
+    monkeypatch.setattr(Other, "protocol", whole | {"epoch": 3})
+    with pytest.raises(UserError, match=r"unknown key 'epoch' \(did you mean 'epochs'\?\)"):
+        resolve.make("other-digits", "finetune")
+
+
+def test_an_unknown_setting_is_named_before_what_it_leaves_unset() -> None:
+    with pytest.raises(UserError, match=r"buffers: unknown key \(did you mean 'buffer'\?\)"):
+        resolve.make("split-digits", "er", buffers=20)
 
 
 def test_a_stream_option_that_is_null_is_not_set() -> None:
     plain, unset = (resolve.make("split-digits", "er", 0.0, 20, stream_options=o) for o in ({}, {"tasks": None}))
     assert unset == plain
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "lines"),
+    [
+        ("set-er", {"params": {"set.interval": 500}}, ["set.interval: no mask update in tasks of 1 epochs"]),
+        ("set-er", {"params": {"set.interval": 3}}, []),
+        ("static-ddr-er", {}, ["ddr.interval: no data removal in tasks of 1 epochs"]),
+        ("er", {}, []),
+    ],
+)
+def test_a_schedule_in_which_nothing_happens_is_told(method, settings, lines, digits) -> None:
+    sparsity = 0.0 if method == "er" else 0.9
+    run = trainer.Run(resolve.make("split-digits", method, sparsity, 20, epochs=1, width=4, **settings), digits)
+    trainer.train(run)
+    found = runner.idle(run)
+    assert len(found) == len(lines)
+    assert all(line.startswith(start) for line, start in zip(found, lines, strict=True))

@@ -224,6 +224,8 @@ def _run(
         try:
             train(run, after_step, watch_task)
             _check_weights(run)
+            for line in idle(run):
+                print(f"warning: {line}", file=sys.stderr, flush=True)
         except Diverged as found:
             diverged = found
             print(f"diverged: {found}")
@@ -251,6 +253,20 @@ def _continue(run: Run, saved: Path, state: Mapping[str, Any]) -> None:
         raise UserError(
             f"{saved}: checkpoint does not fit this run ({one_line(repr(error), 120)}); delete it to start over"
         ) from error
+
+
+def idle(run: Run) -> list[str]:
+    """Return a line for each policy with an ``interval`` in whose whole run nothing happened: it was too long."""
+    lines = []
+    length = f"{run.cell.epochs} epochs of {run.clock.steps} steps"
+    for policy, happened, what in (
+        (run.sparsity, any(entry["pruned"] or entry["grown"] for entry in run.mask_history), "no mask update"),
+        (run.data, any(run.removed), "no data removal"),
+    ):
+        if "interval" in type(policy).parameters and not happened:
+            name = f"{policy.name}.interval"
+            lines.append(f"{name}: {what} in tasks of {length}, with an interval of {run.cell.params[name]}")
+    return lines
 
 
 def _check_weights(run: Run) -> None:

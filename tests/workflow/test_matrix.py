@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -193,6 +194,8 @@ def test_patterns_name_every_method_that_matches() -> None:
         ({"groups": {"one": {"methods": ["tdm-er"], "sparsities": [-0.1]}}}, "groups.one.sparsities[0]: expected a"),
         ({"groups": {"one": {"methods": ["er"], "buffers": [2], "set": {"ddr.proportion": [0.1]}}}},
          "groups.one: ddr.proportion: unknown parameter of er"),
+        ({"groups": {"one": {"methods": ["er", "tdm-er"], "buffers": [2]}}},
+         "groups.one.sparsities: missing, tdm-er needs a list of numbers from 0 (dense) to below 1"),
         ({"groups": {"one": {"methods": ["er"], "set": {"../x": [1]}}}}, "groups.one.set: expected component.key"),
         ({"defaults": {"epochs": 0}}, "defaults.epochs: expected a whole number from 1 to 1e+06, got 0"),
         ({"defaults": {"model": "resnet88"}}, "defaults.model: unknown name 'resnet88' (did you mean 'resnet8'?)"),
@@ -466,3 +469,10 @@ def test_any_change_of_a_good_config_gives_cells_or_lines(changes: dict) -> None
 def test_any_text_is_read_or_refused(raw: bytes | str) -> None:
     said = refusal(lambda: strict_yaml.parse(raw, "file"))
     assert said is None or (said and "\n" not in said)
+
+
+def test_a_plan_names_planned_contrasts_that_it_cannot_test() -> None:
+    contrasts = [{"first": "sparcl", "second": other} for other in ("dense", "rigl", "set")]
+    made: Any = {"analysis": {"contrasts": contrasts}, "methods": dict.fromkeys(["derpp", "sparcl-derpp", "set-er"])}
+    assert plan._untested(made) == ["sparcl minus rigl"]
+    assert plan._untested(made | {"analysis": None}) == []
