@@ -54,6 +54,15 @@ STRENGTH = {"sparcl": 3.0, "rigl": 2.0, "rigl-erk": 2.5, "set": 1.5, "gmp": 1.0,
 BASELINES = ("static", "magnitude", "gmp", "snip", "set", "rigl", "rigl-erk")
 SWEEPS = {"ddr-proportion": ["ddr.proportion"], "ddr-cutoff": ["ddr.cutoff"], "dgm-sparsity": ["dgm.sparsity"]}
 """Sweeps of the default plan: group to parameters."""
+TABLES = [
+    "primary", "power", "regime", "gain", "continual_learning", "sparse_baselines", "ablation", "ablation_effects",
+    "counted_against_measured", "memory", "sweep", "budget", "losses_as_published", "published", "all_cells",
+]  # fmt: skip
+FIGURES = [
+    "accuracy_vs_flops", "counted_against_measured", "accuracy_vs_sparsity", "gain", "budget", "accuracy_per_task",
+    "accuracy_matrices", "forgetting_bars", "sweep", "mask_dynamics", "flops_breakdown",
+]  # fmt: skip
+"""What the tests of the catalog are about, in its order. One that is added later disturbs none of them."""
 TASKS, CLASSES, TRAIN, TEST = 5, 10, 1437, 360
 MACS, WEIGHTS = 760_000, 77_000
 
@@ -378,6 +387,16 @@ class Records(Mapping):
 
     def __len__(self) -> int:
         return len(self.files)
+
+
+def tables(plan: plans.Document) -> list[str]:
+    """The tables that a plan gives, of those in :data:`TABLES`."""
+    return [name for name in catalog.tables(plan) if catalog.module_of(name) in TABLES]
+
+
+def figures(plan: plans.Document) -> list[str]:
+    """The figures that a plan gives, of those in :data:`FIGURES`."""
+    return [name for name in catalog.figures(plan) if catalog.module_of(name) in FIGURES]
 
 
 def table(results: frames.Results, name: str) -> Table:

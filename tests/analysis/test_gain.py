@@ -186,7 +186,7 @@ def test_the_group_is_in_no_comparison_between_methods(crossed):
     names = catalog.tables(crossed.plan.document)
     assert {"gain", "sweep_gain"} <= set(names)
     assert "primary" not in names
-    assert catalog.figures(crossed.plan.document) == ["gain"]
+    assert factory.figures(crossed.plan.document) == ["gain"]
     assert not crossed.frame.main.any()
 
 

@@ -244,7 +244,7 @@ def test_power_is_recomputed_from_the_records(planned):
 def test_power_is_for_a_planned_analysis(matrix, planned, tmp_path):
     assert "power" not in catalog.tables(matrix.plan.document)
     plan = planned.plan.document
-    assert catalog.tables(plan)[:2] == ["primary", "power"]
+    assert factory.tables(plan)[:2] == ["primary", "power"]
     nothing = factory.collected(factory.write(tmp_path, plan, skip=[entry["path"] for entry in plan["cells"]]))
     made = factory.table(nothing, "power")
     for line in to_markdown(made).splitlines():
