@@ -2,13 +2,16 @@
 
 A page's blocks: ``console`` (one command a line), ``text`` (lines that the commands of the last ``console`` block must
 have printed, whatever stands between them; a table's bars, stars and blanks count as one blank), and blocks with a
-comment before them: ``file`` (written) and ``edit`` (a diff whose removed lines must be there once). Two things differ
-from what a reader does: ``make`` finds a virtual environment that is already set up, and a test may give commands that
-take minutes less to do.
+comment before them: ``file`` (written) and ``edit`` (a diff whose removed lines must be there once). The ``python``
+blocks of a page without commands are executed in this process (:func:`interpret`). Two things differ from what a reader
+does: ``make`` finds a virtual environment that is already set up, and a test may give commands that take minutes less
+to do.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 import shutil
@@ -16,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import launching
 
@@ -63,6 +67,22 @@ def execute(page: Path, folder: Path, less: Mapping[str, Mapping[str, str]] | No
         elif block["kind"] == "text":
             _compare(block["text"], printed)
     return commands
+
+
+def interpret(page: Path) -> int:
+    """Execute the ``python`` blocks of ``page``, one after the other with the same names; return how many there are."""
+    names: dict[str, Any] = {"__name__": "__main__"}
+    done, printed = 0, ""
+    for block in BLOCK.finditer(page.read_text(encoding="utf-8")):
+        if block["kind"] == "python":
+            done, output = done + 1, io.StringIO()
+            with contextlib.redirect_stdout(output):
+                exec(compile(block["text"], f"{page.name}, block {done}", "exec"), names)
+            printed = output.getvalue()
+        else:
+            assert block["kind"] == "text", f"{page}: a block that is not executed: {block['kind']}"
+            _compare(block["text"], printed)
+    return done
 
 
 def links(page: Path) -> list[str]:
