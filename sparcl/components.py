@@ -244,7 +244,11 @@ class Learner(Component):
         """Called when a run is built, before a checkpoint is loaded: add modules to ``model``, rename nothing."""
 
     def pool(self, run: Run, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the task's training pool: images (N, C, H, W) uint8 and labels (N,); iCaRL adds its exemplars."""
+        """Return the task's training pool: images (N, C, H, W) uint8 and labels (N,); iCaRL adds its exemplars.
+
+        Called at a task's begin and again when a run is resumed within it, so it draws nothing and depends only on what
+        stays the same during a task.
+        """
         return images, labels
 
     def replay(self, run: Run) -> list[Replay]:
