@@ -10,6 +10,7 @@ import pandas as pd
 
 from analysis import plan
 from analysis.frames import DONE, POLICIES, Results, main_rows, missing_lines
+from analysis.plan import Plan
 
 FAMILY_ORDER = ("bound", "regularization", "isolation", "sibling", "rehearsal", "sparse-baseline", "ablation", "sparcl")
 
@@ -100,26 +101,21 @@ def by_values(rows: Sequence[Configuration], parameters: Sequence[str]) -> list[
     return sorted(rows, key=key)
 
 
-def bundle_of(method: str) -> str:
-    """``sparcl-derpp`` -> ``sparcl``: a reference's policies, to be looked for on another learner."""
-    return method.rpartition("-")[0]
-
-
 def reference_of(
-    row: Configuration, pool: Sequence[Configuration], reference: str, same_learner: bool
+    row: Configuration, pool: Sequence[Configuration], planned: Plan, same_learner: bool
 ) -> Configuration | None:
-    """What ``row`` is compared with: the reference method at the same buffer.
+    """What ``row`` is compared with: the plan's reference method at the same buffer.
 
     At the same sparsity where the reference has it, else at its lowest. With ``same_learner`` the reference's
     policies on the row's own learner (SparCL-ER for RigL-ER). None for the reference itself and where the
     plan has no such cell.
     """
-    if not reference:
-        return None
-    wanted = reference
-    if same_learner and bundle_of(reference):
-        wanted = f"{bundle_of(reference)}-{row.learner}"
-    candidates = [c for c in pool if (c.method, c.buffer) == (wanted, row.buffer) and not c.setting]
+    bundle, _ = planned.reference_parts
+    if same_learner and bundle:
+        named = [c for c in pool if (c.bundle, c.learner) == (bundle, row.learner)]
+    else:
+        named = [c for c in pool if c.method == planned.reference]
+    candidates = [c for c in named if c.buffer == row.buffer and not c.setting]
     if not candidates:
         return None
     same = [c for c in candidates if c.sparsity == row.sparsity]

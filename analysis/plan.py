@@ -136,6 +136,14 @@ class Plan:
         return self.path.parent / "runs"
 
     @property
+    def reference_parts(self) -> tuple[str, str]:
+        """Bundle and learner of the reference; both empty where the plan has none."""
+        if self.reference not in self.methods:
+            return "", ""
+        learner = self.methods[self.reference]["learner"]
+        return bundle(self.reference, learner), learner
+
+    @property
     def fields(self) -> list[str]:
         """Settings of a cell that are one value each, those of its path first."""
         leading = ["stream", "method", "sparsity", "buffer", "seed"]
@@ -194,8 +202,11 @@ def _problem(plan: Document) -> str | None:
 
 
 def bundle(method: str, learner: str) -> str:
-    """Return the name of a method's policies: ``rigl-erk-er`` -> ``rigl-erk``; empty for the learner alone."""
-    return method.removesuffix(learner).rstrip("-")
+    """Return the name of a method's policies: ``rigl-erk-er`` -> ``rigl-erk``; empty for the learner alone.
+
+    A method with a name of its own is its own bundle (``packnet``, which is fine-tuning), as in the plan's ``bundles``.
+    """
+    return "" if method == learner else method.removesuffix(f"-{learner}")
 
 
 def is_sparse_training(family: str, sparsity_policy: str | None) -> bool:

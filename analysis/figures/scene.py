@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import frames
-from analysis.configurations import Configuration, bundle_of, configurations, missing_of
+from analysis.configurations import Configuration, configurations, missing_of
+from analysis.contrasts import OURS
 from analysis.figures import style
 from analysis.figures.style import LIGHT
 from analysis.frames import Results
@@ -67,7 +68,7 @@ class Scene:
     @property
     def highlight(self) -> str:
         """The bundle that figures bring forward: the reference's, SparCL where the plan names none."""
-        return bundle_of(self.results.plan.reference) or "sparcl"
+        return self.results.plan.reference_parts[0] or OURS
 
     @functools.cached_property
     def focus(self) -> float:

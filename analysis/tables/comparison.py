@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from analysis import frames, regime, statistics
-from analysis.configurations import Configuration, bundle_of, configurations, missing_of, reference_of
+from analysis.configurations import Configuration, configurations, missing_of, reference_of
 from analysis.frames import Results
 from analysis.statistics import ALPHA
 from analysis.tables import columns as shared
@@ -64,10 +64,10 @@ def comparison(
         rows = sorted(rows, key=order)
     title += f" on {results.plan.stream['label']}"
     pool = configurations(frames.main_rows(results.frame))
-    reference = results.plan.reference
+    reference, (bundle, _) = results.plan.reference, results.plan.reference_parts
 
     def against(row: Configuration) -> Configuration | None:
-        return reference_of(row, pool, reference, same_learner)
+        return reference_of(row, pool, results.plan, same_learner)
 
     found = measures(rows, shared.METRIC_COLUMNS, against, block)
     made = []
@@ -84,8 +84,8 @@ def comparison(
     text = next(iter(labels), reference)
     if not reference:
         text = "the reference (this matrix names none)"
-    elif same_learner and bundle_of(reference):
-        text = f"{text.rpartition('-')[0]} on the same learner, buffer and sparsity"
+    elif same_learner and bundle:
+        text = f"{results.plan.bundles.get(bundle, bundle)} on the same learner, buffer and sparsity"
     else:
         text += ", same buffer and sparsity (its lowest sparsity for dense rows)"
     all_notes = [

@@ -100,6 +100,23 @@ def test_absent_plan(tmp_path):
         plans.read(tmp_path / "plan.json")
 
 
+@pytest.mark.parametrize(
+    ("method", "learner", "expected"),
+    [
+        ("rigl-erk-er", "er", "rigl-erk"), ("derpp", "derpp", ""), ("packnet", "finetune", "packnet"),
+        ("my-own", "finetune", "my-own"), ("superer", "er", "superer"),
+    ],
+)  # fmt: skip
+def test_the_bundle_of_a_method(method, learner, expected):
+    """One answer, of a method in a cell and of the reference."""
+    assert plans.bundle(method, learner) == expected
+    plan = factory.plan([factory.entry(factory.cell("derpp", 0.0, 50))], reference=method)
+    plan["methods"][method] = plan["methods"]["derpp"] | {"learner": learner}
+    fields = {"reference": method, "methods": plan["methods"]}
+    nothing = dict.fromkeys(("path", "document", "name", "title", "description", "config", "stream", "bundles"))
+    assert plans.Plan(**nothing | fields, cells=()).reference_parts == (expected, learner)
+
+
 # -- which tables and figures it gives
 def test_the_catalog_has_these_in_this_order():
     assert [name for name in catalog.TABLES if name in factory.TABLES] == factory.TABLES

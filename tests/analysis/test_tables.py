@@ -11,6 +11,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from analysis import catalog, typeset
+from analysis.figures.scene import Scene
 from analysis.tables.published import LABELS, QUANTITY
 from analysis.tables.published import table as published
 from sparcl import methods
@@ -231,6 +232,21 @@ def test_plan_without_a_reference(tmp_path):
     made = build(factory.collected(factory.write(tmp_path, plan)))
     assert "sparse_baselines" not in made
     assert factory.rows(made["continual_learning"])[0]["reference"] == ""
+
+
+def test_a_reference_with_a_name_of_its_own_is_a_bundle_as_in_the_plan(tmp_path):
+    """It is the reference of methods of its own learner, not of others; figures bring it forward."""
+    cells = [(method, 0.5, 0, seed) for method in ("packnet", "static-finetune", "static-lwf") for seed in range(2)]
+    document = factory.plan([factory.entry(factory.cell(*cell)) for cell in cells], reference="packnet")
+    document["methods"]["packnet"] |= {"learner": "finetune"}
+    document["bundles"]["packnet"] = "PackNet"
+    results = factory.collected(factory.write(tmp_path, document))
+    made = factory.table(results, "sparse_baselines")
+    assert {row["method"]: row["reference"] for row in factory.rows(made)} == {
+        "static-finetune": "split-digits/packnet/s0.50/b0", "static-lwf": "",
+    }  # fmt: skip
+    assert any("minus that of PackNet on the same learner" in note for note in made.notes)
+    assert results.frame.bundle.iloc[0] == Scene(results).highlight == "packnet"
 
 
 def test_two_settings_of_a_method_are_told_apart(tmp_path):
