@@ -39,12 +39,20 @@ def draw(scene: Scene) -> Drawing | None:
         "accuracy_matrices",
         f"Accuracy matrices with a buffer of {buffer}",
         "Class-IL accuracy on each task's test images (columns) after training each task (rows), mean over"
-        " seeds: the dense method, SparCL and the two sparse-training baselines with the best mean; a "
+        f" seeds{_chosen(scene)}; a "
         "number beside a method is its sparsity. Forgetting shows as a column that darkens downwards. "
         "Joint training is tested once, after all tasks.",
         figure,
         [*(c for row in grid for c in row), *scene.unfinished(buffer)],
     )
+
+
+def _chosen(scene: Scene) -> str:
+    """What the caption says of the methods that are shown."""
+    if not scene.learners:
+        return ""
+    named = ", ".join(filter(None, ("the dense method", scene.highlighted)))
+    return f": {named} and the two sparse-training baselines with the best mean"
 
 
 def _matrix_methods(scene: Scene, buffer: int) -> list[list[Configuration]]:

@@ -58,12 +58,13 @@ def draw(scene: Scene) -> Drawing | None:
             Line2D([], [], label="Pareto front", color=LIGHT, linewidth=4),
         ],
     )
+    beside = f", written beside {scene.highlighted}'s" if scene.highlighted else ""
     return finish(
         scene,
         "accuracy_vs_flops",
         "Accuracy against training FLOPs",
         "Final Class-IL accuracy (mean, 95 % t-interval) against the training FLOPs that the runs "
-        "executed. A line joins one method's sparsity levels, written beside SparCL's; the wide grey line "
+        f"executed. A line joins one method's sparsity levels{beside}; the wide grey line "
         "is the Pareto front of the panel, which may lead off it. Methods off the axis are named with their "
         "accuracy; a number beside one is its sparsity.",
         figure,

@@ -39,12 +39,13 @@ def draw(scene: Scene) -> Drawing | None:
         Patch(label="95 % interval, dense", facecolor="white", edgecolor=LIGHT, hatch="////", linewidth=0),
     ]
     legend(figure, scene, bands)
+    banded = f"{scene.highlighted} and of the baseline" if scene.highlighted else "the method"
     return finish(
         scene,
         "accuracy_vs_sparsity",
         "Accuracy against sparsity",
         "Final Class-IL accuracy against the sparsity of the masked layers: mean over seeds; the shaded "
-        "band is the 95 % t-interval (3 or more seeds) of SparCL and of the baseline that is best on "
+        f"band is the 95 % t-interval (3 or more seeds) of {banded} that is best on "
         "average in the panel, other methods have it as bars. Dotted: the dense learner with its interval.",
         figure,
         drawn,

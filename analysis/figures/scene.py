@@ -70,6 +70,11 @@ class Scene:
         """The bundle that figures bring forward: the reference's, SparCL where the plan names none."""
         return self.results.plan.reference_parts[0] or OURS
 
+    @property
+    def highlighted(self) -> str:
+        """What captions call the highlighted bundle; empty where no sparse method has it."""
+        return self.results.plan.bundles[self.highlight] if self.highlight in self.bundles else ""
+
     @functools.cached_property
     def focus(self) -> float:
         """The sparsity that figures with one level show: 0.90 where the plan has it, else its middle level."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from analysis import frames, regime, statistics
 from analysis.configurations import Configuration, configurations, missing_of, reference_of
+from analysis.contrasts import OURS
 from analysis.frames import Results
 from analysis.statistics import ALPHA
 from analysis.tables import columns as shared
@@ -51,6 +52,11 @@ def measures(
             replace(m, p_fdr=p, best=i in winners) for i, (m, p) in enumerate(zip(found, adjusted, strict=True))
         ]
     return result
+
+
+def beside_ours(rows: Iterable[Configuration]) -> str:
+    """What a title adds where SparCL is among the rows."""
+    return " and SparCL" if any(row.bundle == OURS for row in rows) else ""
 
 
 def comparison(

@@ -6,7 +6,7 @@ from analysis import frames
 from analysis.configurations import configurations
 from analysis.frames import Results
 from analysis.tables.columns import BUFFER, LABEL, SPARSITY
-from analysis.tables.comparison import comparison
+from analysis.tables.comparison import beside_ours, comparison
 from analysis.typeset import DASH, Table
 
 
@@ -21,6 +21,6 @@ def table(results: Results) -> Table:
     if any(row.task_il_only for row in rows):
         notes.append(f"Methods that need the task's identity at test time have no Class-IL accuracy ({DASH}).")
     return comparison(
-        results, "continual_learning", "Continual-learning methods and SparCL", rows, leading,
+        results, "continual_learning", f"Continual-learning methods{beside_ours(rows)}", rows, leading,
         lambda row: f"buffer {row.buffer}", "a buffer", False, notes,
     )  # fmt: skip

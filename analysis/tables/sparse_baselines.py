@@ -6,7 +6,7 @@ from analysis import frames
 from analysis.configurations import configurations
 from analysis.frames import Results
 from analysis.tables.columns import BUFFER, LABEL, SPARSITY
-from analysis.tables.comparison import comparison
+from analysis.tables.comparison import beside_ours, comparison
 from analysis.typeset import Table
 
 
@@ -18,7 +18,7 @@ def table(results: Results) -> Table:
     rows.sort(key=lambda row: (row.buffer, learners[row.learner], row.sparsity))
     leading = [BUFFER, SPARSITY, LABEL]
     return comparison(
-        results, "sparse_baselines", "Sparse-training baselines and SparCL", rows, leading,
+        results, "sparse_baselines", f"Sparse-training baselines{beside_ours(rows)}", rows, leading,
         lambda row: f"buffer {row.buffer}, {row.learner}, sparsity {row.sparsity}",
         "a learner, buffer and sparsity", True,
     )  # fmt: skip

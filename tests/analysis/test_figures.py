@@ -187,6 +187,22 @@ def test_figures_say_what_they_lack(tmp_path, draw):
     assert any("Missing: split-digits/rigl-derpp" in text for text in texts)
 
 
+@pytest.mark.parametrize(("reference", "name"), [("sparcl-derpp", "SparCL"), ("rigl-derpp", "RigL"), ("derpp", "")])
+def test_captions_name_the_method_that_is_brought_forward(tmp_path, draw, reference, name):
+    """SparCL is named where it is there, and no other method by its name."""
+    sparse = ["rigl-derpp", "set-derpp", *(["sparcl-derpp"] if name == "SparCL" else [])]
+    cells = [("derpp", 0.0), *((method, level) for method in sparse for level in (0.75, 0.9))]
+    items = [factory.entry(factory.cell(method, level, 50)) for method, level in cells]
+    results = factory.collected(factory.write(tmp_path, factory.plan(items, reference=reference)))
+    drawn = {one: draw(one, results).caption for one in catalog.figures(results.plan.document) if "counted" not in one}
+    named = ("accuracy_vs_flops", "accuracy_vs_sparsity", "accuracy_per_task", "accuracy_matrices")
+    for one in named:
+        assert ("SparCL" in drawn[one]) == (name == "SparCL"), one
+        assert not name or name in drawn[one], one
+    assert ("written beside" in drawn["accuracy_vs_flops"]) == bool(name)
+    assert not [one for one in drawn if one not in named and "SparCL" in drawn[one]]
+
+
 def test_lines_of_the_ledger_have_no_methods_color():
     methods = {color for color, _ in style.BUNDLES.values()}
     assert not methods & {face for face, _ in flops_breakdown.SHADES.values()}

@@ -249,6 +249,17 @@ def test_a_reference_with_a_name_of_its_own_is_a_bundle_as_in_the_plan(tmp_path)
     assert results.frame.bundle.iloc[0] == Scene(results).highlight == "packnet"
 
 
+@pytest.mark.parametrize(("sparse", "text"), [("sparcl-er", " and SparCL"), ("gmp-derpp", "")])
+def test_titles_name_sparcl_where_it_is(tmp_path, sparse, text):
+    methods = ("derpp", sparse, "rigl-derpp")
+    items = [factory.entry(factory.cell(method, 0.9 if "-" in method else 0.0, 50)) for method in methods]
+    results = factory.collected(factory.write(tmp_path, factory.plan(items, reference=sparse)))
+    for name, start in (
+        ("continual_learning", "Continual-learning methods"), ("sparse_baselines", "Sparse-training baselines"),
+    ):  # fmt: skip
+        assert factory.table(results, name).title == f"{start}{text} on Split-Digits"
+
+
 def test_two_settings_of_a_method_are_told_apart(tmp_path):
     entries = []
     for value in (0.1, 0.3):
