@@ -6,6 +6,7 @@ the axis and the other tells the lines apart. Texts, and more than two, are list
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,8 @@ from analysis.plan import shown
 from sparcl.groups import sweep_title, swept
 
 PANELS = {"class_il": "Class-IL accuracy (%)", "flops_executed": "Training FLOPs, executed ledger"}
+AXIS, LETTER = 240, 5.0
+"""Points: from the first value of an axis to the last, and a letter of its labels, both on the safe side."""
 TASK_IL = "Task-IL accuracy (%)"
 
 
@@ -110,6 +113,9 @@ def _lines(
     for c in by_values(done, [*others, axis]):
         lines.setdefault((c.label, c.buffer, c.sparsity, *(c.params.get(key) for key in others)), []).append(c)
     several = len({key[:3] for key in lines}) > 1
+    values = sorted({float(c.params[axis]) for c in done})
+    spaced = _too_close(values)
+    places = {value: float(index) if spaced else value for index, value in enumerate(values)}
     shades = dict.fromkeys(key[3:] for key in lines)
     colors = colormaps["viridis"](np.linspace(0, 0.85, len(shades)))
     palette = dict(zip(shades, colors, strict=True)) if others else {}
@@ -118,12 +124,19 @@ def _lines(
             parts = [f"{level_label(line[0])}, buffer {line[0].buffer}" if several else line[0].label]
             parts += [f"{name} {shown(value)}" for name, value in zip(others, key[3:], strict=True)]
             name = ", ".join(parts[1:] if others and not several else parts)
-            _line(ax, line, axis, metric, name, palette.get(key[3:]), band=len(lines) < 3)
+            _line(
+                ax,
+                line,
+                [places[float(c.params[axis])] for c in line],
+                metric,
+                name,
+                palette.get(key[3:]),
+                band=len(lines) < 3,
+            )
         for other in {c.key: c for c in off.values()}.values():
             ax.axhline(other.mean(metric), color=BLACK, linestyle=":", linewidth=1.2, label=other.label)
-        values = sorted({float(c.params[axis]) for c in done})
-        ax.set_xticks(values, [f"{value:g}" for value in values])
-        ax.set_xlabel(axis)
+        ax.set_xticks([places[value] for value in values], [f"{value:g}" for value in values])
+        ax.set_xlabel(f"{axis} (values evenly spaced)" if spaced else axis)
         ax.set_ylabel(label)
     accuracy, flops = (ax for ax, _ in pairs)
     flops.set_ylim(0, 1.08 * flops.get_ylim()[1])
@@ -134,9 +147,19 @@ def _lines(
         flops.legend(loc="lower left")
 
 
-def _line(ax: Axes, line: Sequence[Configuration], axis: str, metric: str, label: str, color: Any, band: bool) -> None:
-    """One line; its 95 % intervals as a band where few lines share the panel, else as bars."""
-    x = [float(c.params[axis]) for c in line]
+def _too_close(values: Sequence[float]) -> bool:
+    """Whether labels of values at their places on the axis would touch: 0, 0.001 and 0.1, or several decades."""
+    width = AXIS / (values[-1] - values[0])
+    return any(
+        (high - low) * width < LETTER * (len(f"{low:g}") + len(f"{high:g}") + 2) / 2
+        for low, high in itertools.pairwise(values)
+    )
+
+
+def _line(
+    ax: Axes, line: Sequence[Configuration], x: Sequence[float], metric: str, label: str, color: Any, band: bool
+) -> None:
+    """One line at the places ``x``; its 95 % intervals as a band where few lines share the panel, else as bars."""
     sums = [summary(c, metric) for c in line]
     marks = look(line[0]).marks
     if color is not None:

@@ -133,6 +133,19 @@ def test_one_parameter_is_a_line(draw, tmp_path):
     assert accuracy.get_ylabel() == "Class-IL accuracy (%)"
 
 
+@pytest.mark.parametrize("values", [[0, 0.001, 0.1], [1.0, 10.0, 100.0, 10000.0], [0.1, 0.11, 5]])
+def test_labels_of_values_do_not_touch(draw, tmp_path, values):
+    """Values that lie too near to one another on the axis are evenly spaced on it, and it says so."""
+    figure = draw(tmp_path, {"ddr.proportion": values}).figure
+    style.encode(figure, ["svg"])
+    for ax in figure.axes:
+        boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
+        assert [label.get_text() for label in ax.get_xticklabels()] == [f"{value:g}" for value in values]
+        assert all(right.x0 - left.x1 > 2 for left, right in itertools.pairwise(boxes))
+        assert [list(line.get_xdata()) for line in curves(ax)] == [[float(at) for at in range(len(values))]]
+        assert ax.get_xlabel() == "ddr.proportion (values evenly spaced)"
+
+
 def test_of_two_parameters_one_is_the_axis(draw, tmp_path):
     drawing = draw(tmp_path, {"derpp.alpha": [0.1, 0.2], "derpp.beta": [0.25, 0.5, 1.0]}, ["derpp"])
     _, flops = drawing.figure.axes
