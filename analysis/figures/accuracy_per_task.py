@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from analysis.configurations import Configuration
 from analysis.figures import style
-from analysis.figures.scene import BAND, BAND_MIN_N, LEADER, Drawing, Scene, finish, level_label, look
+from analysis.figures.scene import BAND, BAND_MIN_N, LEADER, Drawing, Scene, finish, level_label
 from analysis.figures.style import GREY
 from analysis.statistics import summarize
 
@@ -80,7 +80,7 @@ def _task_curve(ax: Axes, scene: Scene, c: Configuration, curves: np.ndarray) ->
     means = [s.mean for s in sums]
     reference = c.bundle == scene.highlight
     context = not c.bundle and c.learner not in scene.learners
-    marks = look(c).marks
+    marks = scene.look(c).marks
     color = GREY if context else marks["color"]
     ax.plot(
         x,

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from analysis.configurations import Configuration
 from analysis.figures import style
 from analysis.figures.scene import LEADER, Drawing, Scene, errors, finish, legend, level_label, look, summary
-from analysis.figures.style import BLACK, GREY, LIGHT
+from analysis.figures.style import GREY, LIGHT
 
 REACH = 9.0
 """Points of an interval, on either side of a mean, that the limits of an axis make room for."""
@@ -49,11 +49,12 @@ def draw(scene: Scene) -> Drawing | None:
         axes[i][0].set_ylabel("Class-IL accuracy (%)")
     for ax in [ax for row in axes for ax in row]:
         style.log_ticks(ax)
+    star = style.dense(scene.face).marks | {"markeredgewidth": 1.0}
     legend(
         figure,
         scene,
         [
-            Line2D([], [], label="dense learner", linestyle="none", marker="*", markersize=9, color=BLACK),
+            Line2D([], [], label="dense learner", linestyle="none", markersize=9, **star),
             Line2D([], [], label="other method", linestyle="none", marker="x", color=GREY),
             Line2D([], [], label="Pareto front", color=LIGHT, linewidth=4),
         ],
@@ -119,7 +120,7 @@ def _flops_panel(ax: Axes, scene: Scene, learner: str, buffer: int) -> list[Conf
             linewidth=0.8,
             markersize=10,
             zorder=4,
-            **look(dense).marks,
+            **scene.look(dense).marks,
         )
         ax.annotate(
             dense.label,

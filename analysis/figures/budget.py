@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -44,7 +45,7 @@ def draw(scene: Scene) -> Drawing | None:
     names: dict[str, Line2D] = {}
     for c in (c for line in panels.values() for c in line):
         label = scene.results.plan.bundles[c.bundle] if c.bundle else "dense learner"
-        names.setdefault(c.bundle, Line2D([], [], linestyle="none", label=label, **_filled(c)))
+        names.setdefault(c.bundle, Line2D([], [], linestyle="none", label=label, **_filled(scene, c)))
     handles = [
         *names.values(),
         Line2D([], [], color=BLACK, marker="o", linestyle="none", label="at the equal budget"),
@@ -61,15 +62,17 @@ def draw(scene: Scene) -> Drawing | None:
     return finish(scene, "budget", "Equal budgets of training FLOPs", caption, figure, drawn)
 
 
-def _filled(c: Configuration) -> dict[str, Any]:
-    return look(c).marks | {"markerfacecolor": look(c).color}
+def _filled(scene: Scene, c: Configuration) -> dict[str, Any]:
+    """Marks that are filled whatever the learner: what is hollow here is at equal epochs."""
+    found = scene.look(c)
+    return replace(found, hollow=False, half="").marks
 
 
 def _panel(ax: Axes, scene: Scene, line: Sequence[Configuration]) -> list[Configuration]:
     """Draw the cells of a budget, each joined to the plain cell of the same setting; return all that are drawn."""
     drawn = list(line)
     for c in line:
-        s, marks = summary(c, "class_il"), _filled(c)
+        s, marks = summary(c, "class_il"), _filled(scene, c)
         at = c.mean("flops_executed")
         plain = scene.find(c.method, c.sparsity, c.buffer)
         if plain is not None and plain.key != c.key:

@@ -32,7 +32,7 @@ def draw(scene: Scene) -> Drawing | None:
                 height=0.72,
                 color=face.color if c.bundle else GREY if c.learner not in scene.learners else BLACK,
                 alpha=1 if ours else 0.8,
-                hatch="//" if face.hollow else None,
+                hatch="//" if face.hollow else ".." if c.bundle and face.half else None,
                 edgecolor="white",
                 linewidth=0.4,
             )

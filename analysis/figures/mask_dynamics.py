@@ -15,12 +15,14 @@ from analysis.figures.scene import Drawing, Scene, look, missing_text
 from analysis.figures.style import GREY
 
 BOUNDARY = "task boundary"
+NEAR = 0.08
+"""Share of the axis that two ticks are apart at least."""
 
 
 def draw(scene: Scene) -> Drawing | None:
     """Density of weights and gradients, and churn, over the stream."""
     buffer = scene.buffers[-1]
-    learner = scene.learners[-1] if scene.learners else ""
+    learner = scene.learner
     planned = [
         c for c in scene.sparse if (c.learner, c.buffer) == (learner, buffer) and abs(c.sparsity - scene.focus) < 1e-9
     ]
@@ -87,7 +89,7 @@ def draw(scene: Scene) -> Drawing | None:
     churn.set_ylabel("Churn: weights pruned\nin an update (%, log)")
     churn.set_yscale("log")
     _percent_axis(churn)
-    _log_density_axis(density)
+    _log_density_axis(density, round(1 - scene.focus, 9))
     churn.set_xlabel("Epoch, over the whole stream")
     handles = [
         Line2D(
@@ -168,11 +170,16 @@ def _percent_axis(ax: Axes) -> None:
     ax.set_ylim(low / 1.6, high * 1.6)
 
 
-def _log_density_axis(ax: Axes) -> None:
+def _log_density_axis(ax: Axes, level: float) -> None:
+    """Limits around the curves; ticks at the planned level and at round densities that are not too near to it."""
     values = _values(ax)
     values = values[values > 0]
     low, high = (values.min(), values.max()) if len(values) else (0.1, 1.0)
+    bottom, top = low * 0.85, min(high * 1.15, 1.1)
+    level = level if bottom <= level <= top else float(f"{low:.2g}")
+    near = NEAR * math.log(top / bottom)
     ticks = [t for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0) if low * 0.7 <= t <= high * 1.3]
-    ax.set_yticks(ticks, [f"{t:g}" for t in ticks])
+    ticks = sorted([level, *(t for t in ticks if abs(math.log(t / level)) > near)])
+    ax.set_yticks(ticks, [f"{t:.3g}" for t in ticks])
     ax.set_yticks([], minor=True)
-    ax.set_ylim(low * 0.85, min(high * 1.15, 1.1))
+    ax.set_ylim(bottom, top)

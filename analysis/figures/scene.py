@@ -55,9 +55,24 @@ class Scene:
         """Learners that have sparse versions, in the plan's order."""
         return list(dict.fromkeys(c.learner for c in sorted(self.sparse, key=lambda c: self._planned[c.method])))
 
+    @property
+    def learner(self) -> str:
+        """The learner that figures with one learner show: the reference's, else the last; empty without any."""
+        own = self.results.plan.reference_parts[1]
+        return own if own in self.learners else (self.learners or [""])[-1]
+
     @functools.cached_property
     def _planned(self) -> dict[str, int]:
         return {method: index for index, method in enumerate(dict.fromkeys(self.results.frame.method))}
+
+    @property
+    def face(self) -> str:
+        """The learner that legends draw the bundles on: DER++ where it is, so that they are filled."""
+        return "derpp" if "derpp" in self.learners else self.learner
+
+    def look(self, c: Configuration) -> style.Look:
+        """Return the look of a configuration; a dense learner with sparse versions has one, whatever its name."""
+        return look(c) if c.bundle or c.learner not in self.learners else style.dense(c.learner)
 
     @functools.cached_property
     def bundles(self) -> list[str]:
@@ -175,12 +190,17 @@ def errors(s) -> np.ndarray | None:
 
 
 def legend(figure, scene: Scene, handles: Sequence[Artist] = (), **options) -> None:
-    """One legend for the bundles (color, marker), to the right of the axes."""
+    """One legend for the bundles (color, marker) and, where there are others than ER and DER++, learners (filling)."""
     entries = [
-        Line2D([], [], label=scene.results.plan.bundles[bundle], linewidth=1.4, **style.of(bundle, "derpp").marks)
+        Line2D([], [], label=scene.results.plan.bundles[bundle], linewidth=1.4, **style.of(bundle, scene.face).marks)
         for bundle in scene.bundles
     ]
-    figure.legend(handles=[*entries, *handles], loc="outside right upper", handlelength=2.6, **options)
+    fillings = [
+        Line2D([], [], label=f"on {scene.learner_label(learner)}", linestyle="none", **style.filling(learner).marks)
+        for learner in scene.learners
+        if set(scene.learners) - {"er", "derpp"}
+    ]
+    figure.legend(handles=[*entries, *fillings, *handles], loc="outside right upper", handlelength=2.6, **options)
 
 
 def nothing(scene: Scene, name: str) -> Drawing:

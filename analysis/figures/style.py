@@ -2,7 +2,7 @@
 
 Colors are those of Okabe and Ito (2008), told apart with all common color-vision deficiencies; markers and
 lines tell the methods apart in grey. A method's bundle (SparCL, RigL, ...) gives color and marker, its
-learner the line: solid and filled for DER++, dashed and hollow for ER.
+learner the line and the filling: solid and filled for DER++, dashed and hollow for ER, half filled for any other.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ BUNDLES = {
 }
 """Bundle to color and marker; a bundle that is not here gets its own from its name (:func:`of`)."""
 
+DENSE = "*"
 LEARNERS = {
     "finetune": (GREY, "x"),
     "joint": (BLACK, "_"),
@@ -70,6 +71,9 @@ LEARNERS = {
 }
 LINES: dict[str, str | tuple] = {"er": (0, (4, 1.6)), "der": (0, (1, 1.2)), "derpp": "solid"}
 HOLLOW = {"er"}
+HALVES = {"der": "bottom", "agem": "left", "fdr": "top", "icarl": "right"}
+"""Learner to the filled half of its sparse versions' markers; one that is in none of these gets its own by its name."""
+OTHER_LINE = (0, (6, 1.6, 1, 1.6))
 _SPARE_COLORS = ("#7F3C8D", "#3969AC", "#117733", "#882255", "#44AA99", "#6B4E16", "#332288", "#AA4466")
 _SPARE_MARKERS = ("<", ">", "8", "p", "h", "H", "d", "D")
 
@@ -113,11 +117,13 @@ class Look:
     marker: str
     line: str | tuple = "solid"
     hollow: bool = False
+    half: str = ""
 
     @property
     def marks(self) -> dict[str, Any]:
         """Keyword arguments for the marker of ``plot`` and ``errorbar``."""
-        return {
+        halves = {"fillstyle": self.half, "markerfacecoloralt": "white"} if self.half else {}
+        return halves | {
             "marker": self.marker,
             "color": self.color,
             "markeredgecolor": self.color,
@@ -135,7 +141,27 @@ def of(bundle: str, learner: str) -> Look:
     else:
         digest = hashlib.sha256(learner.encode()).digest()
         color, marker = LEARNERS.get(learner, (GREY, _SPARE_MARKERS[digest[1] % len(_SPARE_MARKERS)]))
-    return Look(color, marker, LINES.get(learner, "solid"), learner in HOLLOW)
+        return Look(color, marker, LINES.get(learner, "solid"), learner in HOLLOW)
+    return _on(color, marker, learner)
+
+
+def dense(learner: str) -> Look:
+    """The look of a dense learner beside its sparse versions: a black star, filled as they are."""
+    return _on(BLACK, DENSE, learner)
+
+
+def filling(learner: str) -> Look:
+    """What a legend shows of a learner whose bundles are apart by color and marker."""
+    return _on(GREY, "o", learner)
+
+
+def _on(color: str, marker: str, learner: str) -> Look:
+    """Return a look on a learner: its line, and how it is filled."""
+    if learner in HOLLOW or learner == "derpp":
+        return Look(color, marker, LINES[learner], learner in HOLLOW)
+    sides = sorted(set(HALVES.values()))
+    side = HALVES.get(learner, sides[hashlib.sha256(learner.encode()).digest()[2] % len(sides)])
+    return Look(color, marker, LINES.get(learner, OTHER_LINE), half=side)
 
 
 def context():

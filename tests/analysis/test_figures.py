@@ -239,3 +239,58 @@ def test_no_mean_is_off_the_axis(draw, name):
             values = np.asarray(line.get_ydata(), dtype=float)
             assert low <= values.min(), name
             assert values.max() <= high, name
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A matrix of some methods at one sparsity, with their dense learners."""
+
+    def run(methods, sparsity, reference):
+        learners = dict.fromkeys(method.rpartition("-")[2] for method in methods)
+        cells = [*((learner, 0.0) for learner in learners), *((method, sparsity) for method in methods)]
+        items = [factory.entry(factory.cell(*cell, 50)) for cell in cells]
+        return factory.collected(factory.write(tmp_path, factory.plan(items, reference=reference)))
+
+    return run
+
+
+@pytest.mark.parametrize("sparsity", [0.25, 0.75, 0.9, 0.97])
+def test_the_level_has_a_tick(draw, small, sparsity):
+    density = draw("mask_dynamics", small(["static-derpp", "rigl-derpp"], sparsity, "static-derpp")).figure.axes[0]
+    low, high = density.get_ylim()
+    ticks = [tick for tick in density.get_yticks() if low <= tick <= high]
+    assert min(abs(tick - (1 - sparsity)) for tick in ticks) < 1e-6
+    assert all(np.log(b / a) > 0.05 * np.log(high / low) for a, b in itertools.pairwise(ticks))
+
+
+def test_masks_are_the_references_learners(draw, small):
+    methods = ["sparcl-derpp", "rigl-derpp", "sparcl-er", "rigl-er"]
+    drawing = draw("mask_dynamics", small(methods, 0.75, "sparcl-derpp"))
+    assert drawing.title == "Masks over time, DER++, sparsity 0.75, buffer 50"
+
+
+@pytest.mark.parametrize("learner", ["der", "agem", "my-learner"])
+def test_another_learner_has_a_look_of_its_own(learner):
+    looks = [style.of("sparcl", other) for other in ("er", "derpp", learner)]
+    assert {(look.color, look.marker) for look in looks} == {(looks[0].color, looks[0].marker)}
+    assert len({str(look.marks) for look in looks}) == len({look.line for look in looks}) == 3
+
+
+def test_the_legend_has_what_is_drawn_of_another_learner(draw, small):
+    methods = [f"{bundle}-{learner}" for learner in ("er", "derpp", "agem") for bundle in ("sparcl", "rigl")]
+    results = small(methods, 0.75, "sparcl-derpp")
+    drawing = draw("accuracy_vs_flops", results)
+    legend = drawing.figure.legends[0]
+    handles = dict(zip([text.get_text() for text in legend.get_texts()], legend.legend_handles, strict=True))
+    assert list(handles)[2:5] == ["on ER", "on DER++", "on A-GEM"]
+    assert len({(handle.get_fillstyle(), handle.get_markerfacecolor()) for handle in list(handles.values())[2:5]}) == 3
+    dense = [[line for line in ax.get_lines() if line.get_marker() == "*"] for ax in drawing.figure.axes]
+    assert [len(lines) for lines in dense] == [1, 1, 1]
+    assert {line.get_color() for (line,) in dense} == {handles["dense learner"].get_color()}
+
+
+def test_bundles_are_filled_in_the_legend_as_on_the_only_learner(draw, small):
+    legend = draw("accuracy_vs_flops", small(["sparcl-er", "rigl-er"], 0.75, "sparcl-er")).figure.legends[0]
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts == ["SparCL", "RigL", "dense learner", "other method", "Pareto front"]
+    assert {handle.get_markerfacecolor() for handle in legend.legend_handles[:3]} == {"white"}
