@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sparcl.cell import SETTINGS
-from sparcl.errors import RunError, UserError, one_line, suggest
+from sparcl.errors import RunError, UserError, check_count, one_line, suggest
 from sparcl.files import strict_yaml
 
 STOP_SECONDS = 10.0
@@ -249,8 +249,7 @@ def _trained(options: argparse.Namespace, chosen: Any, planned: str | None, keep
     from sparcl.running.progress import Progress
     from sparcl.trainer import Interrupted
 
-    if options.threads < 1:
-        raise UserError(f"--threads: expected at least 1, got {options.threads}")
+    check_count("--threads", options.threads)
     if not 0 <= options.checkpoint_every < math.inf:
         raise UserError(f"--checkpoint-every: expected a number of seconds, got {options.checkpoint_every}")
     with _signals() as asked, Progress(chosen, quiet=options.quiet) as progress:
@@ -465,8 +464,7 @@ def _time(options: argparse.Namespace) -> int:
         cells = timing.cells_of(json.loads(options.plan.read_text(encoding="utf-8")))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{options.plan}: expected a plan ({one_line(error, 100)})") from error
-    if options.cores is not None and options.cores < 1:
-        raise UserError(f"--cores: expected at least 1, got {options.cores}")
+    check_count("--cores", options.cores)
     cores, rows = options.cores or len(os.sched_getaffinity(0)), []
     if cells:
         stream = streams.load(cells[0].stream, options.data, dict(cells[0].stream_options))

@@ -14,6 +14,20 @@ class RunError(Exception):
     """A run that started and could not be finished (non-finite loss, full disk, ...). Exit status 1."""
 
 
+MOST_THREADS = 256
+"""What any option that starts threads accepts."""
+
+
+def check_count(option: str, value: int | None, high: int = MOST_THREADS) -> None:
+    """Refuse a count that is given and not from 1 to ``high``.
+
+    Raises:
+        UserError: it is not; the line names the option.
+    """
+    if value is not None and not 1 <= value <= high:
+        raise UserError(f"{option}: expected a whole number from 1 to {high}, got {value}")
+
+
 def suggest(name: object, choices: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the nearest of ``choices``, or an empty string."""
     nearest = difflib.get_close_matches(str(name), list(choices), n=1, cutoff=0.5)

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparcl import models
-from sparcl.errors import UserError
+from sparcl.errors import UserError, check_count
 from sparcl.files import atomic
 from sparcl.kernels import library
 from sparcl.kernels.attach import shapes_of
@@ -258,9 +258,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not library.available():
         print("error: the sparse kernel is not compiled here: python -m sparcl.kernels.build", file=sys.stderr)
         return 2
-    for name, value in (("threads", args.threads), ("rounds", args.rounds)):
-        if value is not None and value < 1:
-            raise UserError(f"--{name}: expected at least 1, got {value}")
+    check_count("--threads", args.threads)
+    check_count("--rounds", args.rounds, high=1_000_000)
     for value in args.sparsity or ():
         if not 0 <= value < 1:
             raise UserError(f"--sparsity: expected a number from 0 to below 1, got {value:g}")

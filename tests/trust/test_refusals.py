@@ -254,7 +254,13 @@ def test_bad_input_is_one_line_and_status_2(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--threads", "-1"], ["--rounds", "-2"], ["--sparsity", "1.5"], ["--json", "no/such/folder/x.json"]],
+    [
+        ["--threads", "-1"],
+        ["--threads", "100000"],
+        ["--rounds", "-2"],
+        ["--sparsity", "1.5"],
+        ["--json", "no/such/folder/x.json"],
+    ],
     ids=lambda arguments: arguments[0],
 )
 def test_a_benchmark_refuses_before_it_measures(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
