@@ -361,10 +361,10 @@ def test_the_reader_of_cached_images(tmp_path: Path, count: int) -> None:
     streams.load("split-digits", tmp_path, {})
     folder = tmp_path / cache.FOLDER / "split-digits"
     source = streams.source.find("split-digits")
-    version, mark = source.version, source.fingerprint(tmp_path, {})
+    code, mark = source.code(), source.fingerprint(tmp_path, {})
     target, draw = folder / "manifest.json", random.Random(9)
     good = json.loads(target.read_text())
-    digest = cache._read(folder, version, mark).digest
+    digest = cache._read(folder, code, mark).digest
 
     def make(number: int) -> str:
         if number % 2:
@@ -377,7 +377,7 @@ def test_the_reader_of_cached_images(tmp_path: Path, count: int) -> None:
 
     def read(text: str) -> bool:
         target.write_text(text, errors="surrogatepass")
-        found = cache._read(folder, version, mark)
+        found = cache._read(folder, code, mark)
         assert found is None or found.digest == digest
         return found is not None
 
