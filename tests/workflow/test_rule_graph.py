@@ -37,3 +37,23 @@ def rules() -> Edges:
 def test_the_rule_graph_is_snakemakes(page: str, rules: Edges) -> None:
     assert len(rules) == 11
     assert drawn(page) == rules
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "expected"),
+    [
+        ("name: mine\ntitle: Mine\nstream: split-digits\nseeds: 1\n", ["--cores", "1"], "groups: missing"),
+        ("", ["--cores", "0"], "error: cores: expected at least 1, got 0"),
+        ("", ["--cores", "1", "--config", "partial=nope"], "error: partial: expected true or false, got 'nope'"),
+    ],
+)
+def test_what_would_run_another_matrix_or_nothing_is_refused(
+    config: str, options: list[str], expected: str, tmp_path: Path
+) -> None:
+    """A config without groups is not the default matrix; with no core no job would start; a word is no switch."""
+    (tmp_path / "mine.yaml").write_text(config)
+    chosen = ["--configfile", str(tmp_path / "mine.yaml")] if config else []
+    command = [sys.executable, "-m", "snakemake", "--dry-run", *options, *chosen]
+    done = subprocess.run(command, cwd=TOP, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert expected in done.stderr.splitlines()[-1]

@@ -10,7 +10,7 @@ from pathlib import Path
 from snakemake.logging import logger
 
 # Without --configfile the default matrix runs. A config file is never merged into it.
-if "groups" not in config:
+if "groups" not in config and not workflow.config_settings.configfiles:
 
     configfile: Path(str(workflow.current_basedir)) / "../../config/split-digits.yaml"
 
@@ -27,9 +27,10 @@ from analysis import catalog
 from sparcl import groups
 
 session.prepare()
+planning.check_cores(workflow.cores)
 
 # `--config partial=true`: tables and figures of the records that are there; no cell runs.
-PARTIAL = bool(config.get("partial", False))
+PARTIAL = planning.switch("partial", config.get("partial", False))
 MATRIX = {key: value for key, value in config.items() if key != "partial"}
 
 # The process that the user has started makes the plan, and writes it when the run starts. A job that has a Snakemake

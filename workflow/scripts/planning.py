@@ -10,10 +10,30 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 LIGHT = ("groups.py", "metrics.py", "costs/memory.py", "costs/published.py", "running/record.py", "data/published.csv")
 """What of the library tables are made with; none of it changes what a cell's run does."""
+
+
+def switch(key: str, value: object) -> bool:
+    """Return what a value of ``--config`` says, in the words of YAML; :class:`SystemExit` with 2 for another word."""
+    word = str(value).lower()
+    if word not in ("true", "false", "yes", "no", "on", "off", "1", "0"):
+        refuse(f"{key}: expected true or false, got {value!r}")
+    return word in ("true", "yes", "on", "1")
+
+
+def check_cores(cores: int | None) -> None:
+    """Refuse a number of cores with which no job would ever start."""
+    if cores is not None and cores < 1:
+        refuse(f"cores: expected at least 1, got {cores}")
+
+
+def refuse(problem: str) -> NoReturn:
+    """Print what is wrong in one line and end with status 2."""
+    print(f"error: {problem}", file=sys.stderr)
+    raise SystemExit(2)
 
 
 def make(matrix: Mapping[str, Any], files: Sequence[str | Path], is_overridden: bool) -> dict[str, Any]:
@@ -27,7 +47,8 @@ def make(matrix: Mapping[str, Any], files: Sequence[str | Path], is_overridden: 
     """
     name = os.path.relpath(files[0]) if len(files) == 1 and not is_overridden else "-"
     command = [sys.executable, "-m", "sparcl", "plan", "--json", "--config", name]
-    done = subprocess.run(command, input=json.dumps(matrix, default=str), stdout=subprocess.PIPE, text=True)
+    merged = json.dumps(matrix, default=str) if name == "-" else None
+    done = subprocess.run(command, input=merged, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise SystemExit(done.returncode)
     return json.loads(done.stdout)
