@@ -110,7 +110,10 @@ def _validator(part: str = "") -> Any:
     import jsonschema
 
     whole = schema()
-    return jsonschema.Draft202012Validator({**whole["$defs"][part], "$defs": whole["$defs"]} if part else whole)
+    draft = jsonschema.Draft202012Validator  # for which 2.0 is an integer
+    types = draft.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    strict = jsonschema.validators.extend(draft, type_checker=types)
+    return strict({**whole["$defs"][part], "$defs": whole["$defs"]} if part else whole)
 
 
 def schema() -> dict[str, Any]:

@@ -12,6 +12,7 @@ asks for a name that is not there.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.metadata
@@ -174,7 +175,8 @@ def _import_all(name: str) -> None:
     registries: tuple[dict[str, Any], ...] = (_learners, _policies, _bundles, _aliases)
     before, loaded = [dict(registry) for registry in registries], set(sys.modules)
     try:
-        module = importlib.import_module(name)
+        with contextlib.redirect_stdout(sys.stderr):  # standard output is the command's: a plan, a list in JSON
+            module = importlib.import_module(name)
     except (Exception, SystemExit) as error:
         for registry, entries in zip(registries, before, strict=True):  # a module joins as a whole or not at all
             registry.clear()

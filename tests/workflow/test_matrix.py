@@ -179,6 +179,7 @@ def test_patterns_name_every_method_that_matches() -> None:
         ({"seeds": [1, 1]}, "seeds: expected a count"),
         ({"seeds": "5"}, "seeds: expected a count"),
         ({"seeds": True}, "seeds: expected a count"),
+        ({"seeds": 2.0}, "seeds: expected a count"),
         ({"name": "tiny\n"}, "name: expected a name of letters"),
         ({"sedes": 3}, "sedes: unknown key (did you mean 'seeds'?)"),
         ({"stream": "split-digit"}, "stream: unknown name 'split-digit' (did you mean 'split-digits'?)"),
