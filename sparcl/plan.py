@@ -108,10 +108,15 @@ def _method(name: str) -> dict[str, Any]:
     }
 
 
+def _bundle(name: str) -> str:
+    """Return what contrasts call a method: its bundle, itself where it has a name of its own, or "dense"."""
+    learner = methods.get(name).learner
+    return DENSE if name == learner else name.removesuffix(f"-{learner}")
+
+
 def _bundles(matrix: Matrix) -> dict[str, str]:
     """Return what tables call the bundles of the matrix and of its planned contrasts."""
-    chosen = [methods.get(name) for name in {cell.method for cell in matrix.cells}]
-    named = {method.name.removesuffix(f"-{method.learner}") for method in chosen}
+    named = {_bundle(name) for name in {cell.method for cell in matrix.cells}}
     if matrix.analysis is not None:
         named |= {contrast[side] for contrast in matrix.analysis["contrasts"] for side in ("first", "second")}
     return {name: bundle.label for name, bundle in sorted(methods.bundles().items()) if name in named}
@@ -167,8 +172,7 @@ def summary(plan: Plan, results: Path) -> list[str]:
 def _untested(plan: Plan) -> list[str]:
     """Return the planned contrasts of which the matrix lacks a side."""
     contrasts = plan["analysis"]["contrasts"] if plan["analysis"] else []
-    chosen = [methods.get(name) for name in plan["methods"]]
-    here = {method.name.removesuffix(method.learner).rstrip("-") or DENSE for method in chosen}
+    here = {_bundle(name) for name in plan["methods"]}
     sides = [(contrast["first"], contrast["second"]) for contrast in contrasts]
     return [f"{first} minus {second}" for first, second in sides if not {first, second} <= here]
 

@@ -146,7 +146,7 @@ def of(bundle: str, learner: str) -> Look:
 
 
 def dense(learner: str) -> Look:
-    """The look of a dense learner beside its sparse versions: a black star, filled as they are."""
+    """The look of a dense learner beside its sparse versions: a black star, hollow where they are."""
     return _on(BLACK, DENSE, learner)
 
 

@@ -157,17 +157,23 @@ def _found() -> tuple[dict[str, Source], dict[str, str]]:
 
     table: dict[str, Source] = {}
     for module in sorted(found.name for found in pkgutil.iter_modules(sources.__path__)):
-        loaded = importlib.import_module(f"{sources.__name__}.{module}")
-        table |= {source.name: source for source in getattr(loaded, "SOURCES", ())}
+        _add(table, importlib.import_module(f"{sources.__name__}.{module}"))
     wrong: dict[str, str] = {}
     for entry in sorted(metadata.entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
+        joined = dict(table)  # a package joins as a whole or not at all
         try:
-            given = {source.name: source for source in getattr(entry.load(), "SOURCES", ())}
+            _add(joined, entry.load())
+        except UserError as error:
+            wrong[entry.value] = str(error)
         except Exception as error:
             wrong[entry.value] = f"cannot be imported ({one_line(f'{type(error).__name__}: {error}')})"
-            continue
-        if taken := sorted(given.keys() & table.keys()):
-            wrong[entry.value] = f"stream '{taken[0]}' is defined twice; expected another name"
-            continue
-        table |= given
+        else:
+            table = joined
     return table, wrong
+
+
+def _add(table: dict[str, Source], module: Any) -> None:
+    for source in getattr(module, "SOURCES", ()):
+        if source.name in table:
+            raise UserError(f"stream '{source.name}' is defined twice; expected another name")
+        table[source.name] = source

@@ -343,3 +343,19 @@ def test_an_entry_point_that_is_wrong_is_named_and_takes_nothing_else_away(insta
     assert streams.names() == whole
     assert "'split-digits' is defined twice" in streams.broken()["beside.streams"]
     assert type(source.find("split-digits")) is not source.Source
+
+    Module.SOURCES = (source.Source(), source.Source())
+    for one in Module.SOURCES:
+        one.name = "split-new"
+    install(Module)
+    assert streams.names() == whole
+    assert "'split-new' is defined twice" in streams.broken()["beside.streams"]
+
+
+def test_a_stream_of_this_package_is_defined_once(install, monkeypatch):
+    from sparcl.streams.sources import mnist
+
+    monkeypatch.setattr(mnist, "SOURCES", (*mnist.SOURCES, source.find("split-digits")))
+    install(None)
+    with pytest.raises(UserError, match="'split-digits' is defined twice"):
+        streams.names()
