@@ -14,6 +14,8 @@ PARALLEL ?= -n auto
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# A config file that Snakemake could not read, in one line; status 2.
+CHECK = @$(BIN)/python workflow/scripts/planning.py "$(CONFIG)"
 RUN = $(BIN)/snakemake --configfile "$(CONFIG)"
 
 .PHONY: help tables figures report cells tune partial dry-run test test-all lint format api pins hashes clean distclean
@@ -40,12 +42,15 @@ ifeq ($(origin CONFIG),file)
 tune: CONFIG = config/tune-split-digits.yaml
 endif
 tables figures report cells tune: $(STAMP)
+	$(CHECK)
 	@$(RUN) --cores "$(CORES)" $(ARGS) -- $(target)
 
 partial: $(STAMP)
+	$(CHECK)
 	@$(RUN) --cores "$(CORES)" --config partial=true $(ARGS) -- all
 
 dry-run: $(STAMP)
+	$(CHECK)
 	@$(RUN) --dry-run $(ARGS) -- all
 
 test: $(STAMP)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis import catalog, plan
-from sparcl.errors import RunError, UserError, suggest
+from sparcl.errors import Parser, RunError, UserError, suggest
 from sparcl.files import atomic
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="python -m analysis", description="One tidy table of run records; tables, figures and a report from it."
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="{collect,table,figure,report,tune}")
@@ -48,8 +48,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    options = parser().parse_args(arguments)
     try:
+        options = parser().parse_args(arguments)
         for path in COMMANDS[options.command](options):
             print(path)
     except UserError as error:

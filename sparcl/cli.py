@@ -14,10 +14,10 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from sparcl.cell import SETTINGS
-from sparcl.errors import RunError, UserError, check_count, one_line, suggest
+from sparcl.errors import Parser, RunError, UserError, check_count, one_line, suggest
 from sparcl.files import strict_yaml
 
 STOP_SECONDS = 10.0
@@ -30,14 +30,6 @@ class Stopped(Exception):
     def __init__(self, status: int) -> None:
         super().__init__(status)
         self.status = status
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse with one-line errors and a suggestion for a mistyped subcommand."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise :class:`UserError` with ``message`` in one line, where argparse would print its usage and exit."""
-        raise UserError(one_line(f"{self.prog}: {message}; '{self.prog} --help' lists the options"))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -275,11 +267,13 @@ def _trained(options: argparse.Namespace, chosen: Any, planned: str | None, keep
 def _export(options: argparse.Namespace) -> int:
     from sparcl import export, streams
     from sparcl.costs import memory, planning
+    from sparcl.files import atomic
     from sparcl.running import model_file, runner
 
     chosen = _cell(options)
     model_file.refuse(chosen)
     export.check_packages()
+    atomic.check("--out", options.out)
     record = _trained(options, chosen, None, keep_model=True)
     if record["diverged"] is not None:
         raise RunError(f"{chosen.path}: the run diverged, so there is no model to export")
@@ -371,7 +365,7 @@ def _methods(options: argparse.Namespace) -> int:
         raise UserError(f"--stream: unknown name {options.stream!r}{suggest(options.stream, streams.names())}")
     found = methods.matching(options.pattern)
     for module, error in methods.broken().items():
-        print(f"warning: {module} could not be imported, its methods are missing: {error}", file=sys.stderr)
+        print(f"warning: {module} could not be registered, its methods are missing: {error}", file=sys.stderr)
     if not found:
         wanted = options.pattern[0]
         raise UserError(f"no method matches {wanted!r}{suggest(wanted, methods.names())}; 'sparcl methods' lists them")
@@ -465,6 +459,9 @@ def _time(options: argparse.Namespace) -> int:
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{options.plan}: expected a plan ({one_line(error, 100)})") from error
     check_count("--cores", options.cores)
+    if not 0 <= options.seconds < math.inf:
+        raise UserError(f"--seconds: expected a number of seconds, got {options.seconds}")
+    atomic.check("--out", options.out)
     cores, rows = options.cores or len(os.sched_getaffinity(0)), []
     if cells:
         stream = streams.load(cells[0].stream, options.data, dict(cells[0].stream_options))

@@ -1,9 +1,11 @@
-"""The two ways a command can fail, and how a mistyped name is answered."""
+"""The two ways a command can fail, and how mistyped names and options are answered."""
 
 from __future__ import annotations
 
+import argparse
 import difflib
 from collections.abc import Iterable
+from typing import NoReturn
 
 
 class UserError(Exception):
@@ -12,6 +14,14 @@ class UserError(Exception):
 
 class RunError(Exception):
     """A run that started and could not be finished (non-finite loss, full disk, ...). Exit status 1."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-line errors."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise :class:`UserError` with ``message`` in one line, where argparse would print its usage and exit."""
+        raise UserError(one_line(f"{self.prog}: {message}; '{self.prog} --help' lists the options"))
 
 
 MOST_THREADS = 256

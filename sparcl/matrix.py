@@ -27,6 +27,8 @@ from sparcl.protocol import Protocol
 SCHEMA_FILE = Path(__file__).parent / "data" / "matrix.schema.json"
 MOST_CELLS = 100_000
 MOST_PROBLEMS = 20
+COMMITTED = "reference"
+"""The folder of results/ that is committed; no matrix writes there."""
 DENSE = "dense"
 """What a contrast calls a learner without policies."""
 
@@ -166,6 +168,8 @@ def _name_problems(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a line for each name that nobody registered."""
 
     known = methods.names()
+    if config["name"] == COMMITTED:
+        yield f"name: expected another than {COMMITTED!r}, whose folder holds the committed results"
     if config["stream"] not in streams.names():
         yield f"stream: unknown name {config['stream']!r}{suggest(config['stream'], streams.names())}"
     listed: set[str] = set()
@@ -209,6 +213,11 @@ def _search_problems(config: Mapping[str, Any]) -> Iterator[str]:
         f"groups.{group}: expected grid or alone, not both"
         for group, entry in config["groups"].items()
         if "grid" in entry and "alone" in entry
+    )
+    yield from (
+        f"groups.{group}: expected {key} in set or in alone, not in both"
+        for group, entry in config["groups"].items()
+        for key in sorted(entry.get("set", {}).keys() & entry.get("alone", {}).keys())
     )
     for index, name in enumerate(config.get("tune", {}).get("streams", [])):
         if name not in streams.names():

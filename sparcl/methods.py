@@ -6,8 +6,8 @@ with a name of their own are data: ``sparcl/data/methods.yaml``, or :func:`bundl
 
 Where methods come from: this package, and every module of the packages listed in the entry-point group
 ``sparcl.methods`` (the suite's ``baselines`` is one of them). A module that cannot be imported, or that registers a
-name which exists, registers nothing; :func:`broken` keeps its error, which is shown when methods are listed or somebody
-asks for a name that is not there.
+name which exists, registers nothing, nor does a bundle that names an unknown policy; :func:`broken` keeps the error,
+which is shown when methods are listed or somebody asks for a name that is not there.
 """
 
 from __future__ import annotations
@@ -169,6 +169,22 @@ def discover() -> None:
     extra = [name for name in os.environ.get("SPARCL_METHODS", "").split(os.pathsep) if name]
     for name in dict.fromkeys(["baselines", *sorted(points), *extra]):
         _import_all(name)
+    _drop_unfinished()
+
+
+def _drop_unfinished() -> None:
+    """Take away bundles and methods of parts that nobody has registered; :func:`broken` keeps why."""
+    known = {kind: [name for name, cls in _policies.items() if kind_of(cls) == kind] for kind in KINDS}
+    known["learner"] = list(_learners)
+    registries: tuple[dict[str, Any], ...] = (_bundles, _aliases)
+    for registry in registries:
+        for name, entry in list(registry.items()):
+            wanted = {**entry.policies, **({"learner": entry.learner} if isinstance(entry, Method) else {})}
+            for kind, part in wanted.items():
+                if part not in known[kind]:
+                    registry.pop(name, None)
+                    what = "learner" if kind == "learner" else f"{kind} policy"
+                    _broken[name] = f"names an unknown {what} {part!r}{suggest(part, known[kind])}"
 
 
 def _import_all(name: str) -> None:
@@ -198,7 +214,7 @@ def _load_data(path: Path) -> None:
 
 
 def broken() -> dict[str, str]:
-    """Return the modules that were to register methods and could not be imported, each with its error in one line."""
+    """Return what was to register methods and could not, modules and bundles, each with its error in one line."""
     discover()
     return dict(_broken)
 
@@ -268,7 +284,7 @@ def get(name: str) -> Method:
             raise UserError(f"method: {name} makes no sense: {reason}")
         return Method(name, f"{bundle.label}-{cls.label}", bundle.family, last, bundle.policies, bundle.values,
                       cls.task_il_only)  # fmt: skip
-    broken = "".join(f"; {module} could not be imported ({error})" for module, error in _broken.items())
+    broken = "".join(f"; {what} could not be registered ({error})" for what, error in _broken.items())
     raise UserError(f"method: unknown name {name!r}{suggest(name, names())}; 'sparcl methods' lists them{broken}")
 
 

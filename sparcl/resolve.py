@@ -134,6 +134,18 @@ def _hyperparameters(path: Path) -> dict[str, Any]:
     return data
 
 
+@functools.cache
+def _check_names(path: Path) -> None:
+    """Refuse an entry that could never say anything, because no setting or parameter has such a name."""
+    parts: list[type[Parameterized]] = [Protocol, *methods.learners().values(), *methods.policies().values()]
+    names = {"where": list(FIELDS), "values": [f"{part.name}.{key}" for part in parts for key in part.parameters]}
+    for index, entry in enumerate(_hyperparameters(path)["components"]):
+        for place, known in names.items():
+            for key in entry[place]:
+                if key not in known:
+                    raise UserError(f"{path}: components[{index}].{place}: unknown name {key!r}{suggest(key, known)}")
+
+
 def defaults(method: methods.Method, stream: str | None = None) -> dict[str, Any]:
     """Return the parameters that the method's name alone gives, with the values of ``stream`` for all its cells.
 
@@ -157,6 +169,7 @@ def _parameters(
     base = {key: parameter.default for key, parameter in known.items()}
     base |= _fitting(HYPERPARAMETERS, plain, known) | dict(method.values)
     if extra:
+        _check_names(Path(extra))
         given = _fitting(Path(extra), plain, known) | given
     base, full = (_resolve(method, values, known, plain) for values in (base, base | given))
     return full, {key: value for key, value in full.items() if value != base[key]}

@@ -81,6 +81,8 @@ def create(draft: Draft, folder: Path, package: Path | None = None, config: Path
         UserError: a file exists already, or ``config`` cannot be edited; nothing has been written.
         RunError: a file could not be written; nothing is left of the others.
     """
+    if config is not None and config.is_symlink():
+        config = config.resolve()  # the file is replaced as a whole, and the link is to stay
     text = None if config is None else _read(config)
     group = _group(draft, {} if text is None else _groups(text, str(config)))
     files = _in_folder(draft, folder) if package is None else _in_package(draft, package, group)

@@ -50,6 +50,7 @@ def test_values_on_a_stream_are_those_of_its_cells() -> None:
         (("methods", "--stream", "split-digit"), "--stream: unknown name 'split-digit' (did you mean 'split-digits'?)"),
         (("flops", *CIFAR, "--method", "sparcl-er"), "--sparsity: missing"),
         (("run", *CIFAR, "--method", "rigl-er"), "--sparsity: missing"),
+        (("bench", "--rouns", "3"), "sparcl bench: unrecognized arguments: --rouns 3; 'sparcl bench --help' lists"),
         (("flops", *CIFAR, "--method", "rigl-er", "--sparsity", "1.2"), "a number from 0 to below 1, got 1.2"),
     ],
 )

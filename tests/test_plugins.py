@@ -93,6 +93,27 @@ BROKEN = {
 }  # fmt: skip
 
 
+def test_a_bundle_of_unknown_parts_is_left_out_and_said_so(site: Path) -> None:
+    """A policy that is not there, and one of another kind than is said; a method whose learner is not there."""
+    (site / "odd.py").write_text(
+        "from sparcl.methods import bundle, method\n"
+        "bundle('mine', 'Mine', 'sparcl', sparsity='tdmm', gradient='dgm')\n"
+        "bundle('yours', 'Yours', 'sparcl', gradient='tdm')\n"
+        "method('hers', 'Hers', 'sparcl', 'derppp')\n"
+    )
+    install(site, "odd")
+    done = sparcl(site, "methods", "mine-*", "sparcl-er", "yours-*", "hers")
+    assert done.returncode == 0
+    assert done.stdout.split()[0] == "sparcl-er"
+    assert len(done.stdout.splitlines()) == 1
+    assert sorted(line.partition(", its methods are missing: ")[2] for line in done.stderr.splitlines()) == [
+        "names an unknown gradient policy 'tdm' (did you mean 'dgm'?)",
+        "names an unknown learner 'derppp' (did you mean 'derpp'?)",
+        "names an unknown sparsity policy 'tdmm' (did you mean 'tdm'?)",
+    ]
+    assert "mine could not be registered (names an" in sparcl(site, "flops", *CELL[:2], "--method", "mine-er").stderr
+
+
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=() if kind == "name" else pytest.mark.slow) for kind in BROKEN]
 )
@@ -102,7 +123,7 @@ def test_a_broken_package_is_named_in_one_line_and_hides_nothing(site: Path, kin
     install(site, "broken_one")
     done = sparcl(site, "methods")
     assert done.returncode == 0
-    assert "broken_one could not be imported, its methods are missing: " + error in done.stderr
+    assert "broken_one could not be registered, its methods are missing: " + error in done.stderr
     assert len(done.stderr.splitlines()) == 1
     names = [line.split()[0] for line in done.stdout.splitlines() if line.strip()]
     assert {"zebra-er", "rigl-er", "sparcl-derpp"} <= set(names)
@@ -123,5 +144,5 @@ def test_two_packages_of_one_name(site: Path) -> None:
     (site / "zzz_other.py").write_text((site / "zebra.py").read_text())
     install(site, "zzz_other")
     done = sparcl(site, "methods", "zebra-er")
-    assert "zzz_other could not be imported" in done.stderr
+    assert "zzz_other could not be registered" in done.stderr
     assert "zebra-er" in done.stdout

@@ -40,6 +40,17 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
         raise
 
 
+def check(option: str, path: Path) -> None:
+    """Refuse, before long work, a file that could not be written after it; missing folders will be made.
+
+    Raises:
+        UserError: it is a folder, or lies where nothing can be written; the line names the option.
+    """
+    above = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    if path.is_dir() or not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"{option}: expected a file in a folder that can be written to, got {path}")
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Like :func:`write_bytes` for UTF-8 text."""
     write_bytes(path, text.encode("utf-8"))

@@ -8,7 +8,6 @@ is that of the multiply-adds of existing weights in the machine's peak, measured
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import statistics
@@ -23,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparcl import models
-from sparcl.errors import UserError, check_count
+from sparcl.errors import Parser, UserError, check_count
 from sparcl.files import atomic
 from sparcl.kernels import library
 from sparcl.kernels.attach import shapes_of
@@ -248,7 +247,7 @@ def table(rows: Sequence[Row]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; return the exit status."""
     names = [case.name for case in CASES]
-    parser = argparse.ArgumentParser(prog="sparcl bench", description="Measure training steps, dense and sparse.")
+    parser = Parser(prog="sparcl bench", description="Measure training steps, dense and sparse.")
     parser.add_argument("--case", action="append", choices=names, help="what to measure, repeatable (default: all)")
     parser.add_argument("--threads", type=int, help="threads of a step (default: PyTorch's)")
     parser.add_argument("--rounds", type=int, help="rounds of every case (default: by case)")
@@ -263,8 +262,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for value in args.sparsity or ():
         if not 0 <= value < 1:
             raise UserError(f"--sparsity: expected a number from 0 to below 1, got {value:g}")
-    if args.json not in (None, "-") and not Path(args.json).absolute().parent.is_dir():
-        raise UserError(f"--json: expected a file in a folder that exists, got {args.json}")
+    if args.json not in (None, "-"):
+        atomic.check("--json", Path(args.json))
     if args.threads:
         torch.set_num_threads(args.threads)
     threads = torch.get_num_threads()

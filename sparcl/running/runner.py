@@ -233,7 +233,9 @@ def _run(
         if keep_model and diverged is None:
             model_file.save(folder / model_file.FILE, run, wanted)
         complete = record.write(target, _record(run, wanted, diverged, started, seconds, threads))
-    except RunError as error:
+    except (UserError, Interrupted):
+        raise
+    except Exception as error:  # a mistake in a baseline's code, too, is told beside the record
         with contextlib.suppress(RunError, UserError):  # where the disk is full, that is what must be told
             atomic.write_text(folder / FAILED, json.dumps(_failure(run, error), indent=1) + "\n")
         raise
@@ -280,7 +282,7 @@ def _check_weights(run: Run) -> None:
 def _failure(run: Run, error: Exception) -> dict[str, Any]:
     """Return what helps to look into a failed run: where it stopped, its cell, its losses and masks so far."""
     return {
-        "error": str(error),
+        "error": str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}",
         "at": _at(run.clock),
         "cell": run.cell.as_dict(),
         "losses": run.losses,

@@ -122,6 +122,25 @@ def test_the_step_of_a_loss_that_is_not_finite_is_named(
     assert not (folder / "checkpoint").exists()
 
 
+def test_a_mistake_in_a_components_code_is_told_beside_the_record(
+    small_cell: Callable[..., cell.Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends as Python ends it, for the author; the collected table then says more than that a cell was not run."""
+    chosen = small_cell("static-derpp", epochs=1)
+
+    def mistaken(run: trainer.Run, batch: components.Batch) -> None:
+        raise LookupError("no such layer")
+
+    monkeypatch.setattr(trainer, "step", mistaken)
+    with pytest.raises(LookupError):
+        runner.run_cell(chosen, tmp_path)
+    folder = runner.folder_of(chosen, tmp_path)
+    assert not (folder / "record.json").exists()
+    failure = json.loads((folder / "failed.json").read_text())
+    assert failure["error"] == "LookupError: no such layer"
+    assert failure["at"] == {"task": 0, "epoch": 0, "step": 0}
+
+
 def test_code_that_has_changed_since_planning_is_refused_at_once(
     small_cell: Callable[..., cell.Cell], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -259,7 +278,7 @@ def test_bad_input_is_one_line_and_status_2(
         ["--threads", "100000"],
         ["--rounds", "-2"],
         ["--sparsity", "1.5"],
-        ["--json", "no/such/folder/x.json"],
+        ["--json", "/dev/null/x.json"],
     ],
     ids=lambda arguments: arguments[0],
 )
@@ -273,6 +292,8 @@ def test_a_benchmark_refuses_before_it_measures(arguments: list[str], capsys: py
     [
         ('{"config": []}', [], "plan.json: expected a plan"),
         ('{"config": {}, "cells": []}', ["--cores", "-1"], "--cores"),
+        ('{"config": {}, "cells": []}', ["--seconds", "nan"], "--seconds: expected a number of seconds, got nan"),
+        ('{"config": {}, "cells": []}', ["--out", "/dev/null/x.json"], "--out: expected a file in a folder that can"),
     ],
 )
 def test_timing_refuses(

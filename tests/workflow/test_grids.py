@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -92,6 +93,18 @@ def test_a_missing_choice_is_said_once() -> None:
     assert problems(hyperparameters="results/none/tuned.yaml") == [
         "config: hyperparameters: expected a file that 'make tune' has written, found no results/none/tuned.yaml"
     ]
+
+
+def test_a_choice_that_names_nothing_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "tuned.yaml"
+    for entry, expected in (
+        ("where: {steam: split-digits}\n    values: {}", "where: unknown name 'steam' (did you mean 'stream'?)"),
+        ("where: {}\n    values: {ddr.propotion: 1}", "values: unknown name 'ddr.propotion' (did you mean 'ddr.prop"),
+    ):
+        file.write_text(f"components:\n  - where: {{}}\n    values: {{derpp.alpha: 0.2}}\n  - {entry}\n")
+        with pytest.raises(UserError, match=re.escape(f"components[1].{expected}")):
+            resolve.make("split-digits", "derpp", 0.0, 20, hyperparameters=file)
+        file = tmp_path / "another.yaml"  # what a name held is remembered
 
 
 def test_a_file_that_holds_no_grids_is_refused(tmp_path: Path) -> None:

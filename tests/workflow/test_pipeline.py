@@ -514,6 +514,7 @@ def test_make_is_a_convenience_over_it(checkout, config: str) -> None:
     binaries.mkdir(parents=True)
     (binaries / "snakemake").write_text(f'#!/bin/sh\nexec {sys.executable} -m snakemake "$@"\n')
     (binaries / "snakemake").chmod(0o755)
+    (binaries / "python").symlink_to(sys.executable)
     for name in ("pyproject.toml", "constraints.txt"):
         (checkout.folder / name).write_text("")
     (checkout.folder / "venv/.installed").touch()
@@ -524,6 +525,18 @@ def test_make_is_a_convenience_over_it(checkout, config: str) -> None:
 
     done = make("tables", f"CONFIG={config}")
     assert (done.returncode, "Nothing to be done" in done.stderr) == (0, True), done.stderr
+    for name, expected in (
+        ("config/nowhere.yaml", "config/nowhere.yaml: expected a YAML file that can be read"),
+        ("list.yaml", "list.yaml: expected a matrix config"),
+        ("latin.yaml", "latin.yaml: expected plain YAML"),
+    ):
+        (checkout.folder / "list.yaml").write_text("- name\n")
+        (checkout.folder / "latin.yaml").write_bytes(b"name: caf\xe9\n")
+        for target in ("tables", "partial", "dry-run"):
+            done = make(target, f"CONFIG={name}")
+            assert done.returncode == 2
+            assert done.stderr.splitlines()[0].startswith(f"error: {expected}")
+            assert all(line.startswith("make: ***") for line in done.stderr.splitlines()[1:])
     done = make("tune", f"CONFIG={config}")
     assert done.returncode == 2
     assert "error: stream_options.validation: missing, a search holds training images out" in done.stderr

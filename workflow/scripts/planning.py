@@ -24,6 +24,18 @@ def switch(key: str, value: object) -> bool:
     return word in ("true", "yes", "on", "1")
 
 
+def check_config(path: str) -> None:
+    """Refuse a config file that Snakemake could not read: it ends with a traceback, or without naming the file."""
+    from sparcl.errors import UserError
+    from sparcl.files import strict_yaml
+
+    try:
+        if not isinstance(strict_yaml.load(path), dict):
+            refuse(f"{path}: expected a matrix config, 'key: value' lines")
+    except UserError as error:
+        refuse(str(error))
+
+
 def check_cores(cores: int | None) -> None:
     """Refuse a number of cores with which no job would ever start."""
     if cores is not None and cores < 1:
@@ -84,3 +96,7 @@ def _contents(files: Iterable[Path]) -> Iterable[tuple[str, str]]:
         if path.exists():
             text = path.read_text(encoding="utf-8")
             yield path.name, ast.dump(ast.parse(text)) if path.suffix == ".py" else text
+
+
+if __name__ == "__main__":
+    check_config(sys.argv[1])
