@@ -172,7 +172,7 @@ class Component(Parameterized):
         return {}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state` returned."""
+        """Restore what :meth:`state` returned; its tensors are on the run's device."""
 
     def resume(self, run: Run) -> None:
         """Called once after a checkpoint was loaded: set again what no state holds (frozen parameters, modes)."""

@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import struct
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparcl.errors import RunError, UserError
-from sparcl.running import checkpoint
+from sparcl.running import checkpoint, runner
 from sparcl.running.checkpoint import MAGIC, StaleCheckpoint, load, save
 
 STATE = {
@@ -76,6 +77,18 @@ def test_what_cannot_be_restored_is_not_saved(tmp_path, value) -> None:
     with pytest.raises(TypeError, match=r"checkpoint keys must be texts|cannot be saved in a checkpoint"):
         save(tmp_path / "x", "me", value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_components_get_their_tensors_on_the_runs_device(saved) -> None:
+    """So that no baseline has to think of it; the other parts place what they load themselves."""
+    loaded = {}
+    run = SimpleNamespace(device=torch.device("meta"), load=loaded.update)
+    runner._continue(run, saved, {"learner": STATE, "policies": {"0": STATE, "1": {}}, "model": STATE})
+    for part in (loaded["learner"], loaded["policies"]["0"]):
+        assert part["weights"]["a.b"].device.type == part["list"][5]["deep"].device.type == "meta"
+        assert part["list"][:5] == STATE["list"][:5]
+    assert loaded["policies"]["1"] == {}
+    assert loaded["model"] is STATE
 
 
 def test_of_another_run(saved) -> None:

@@ -64,6 +64,15 @@ def load(path: Path, identity: str) -> dict[str, Any]:
     raise StaleCheckpoint(f"{path}: checkpoint belongs to another cell, code, library version or data; {advice}")
 
 
+def moved(value: Any, device: torch.device) -> Any:
+    """Return nested dicts and lists with their tensors on ``device``; a checkpoint gives them on the CPU."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: moved(item, device) for key, item in value.items()}
+    return [moved(item, device) for item in value] if isinstance(value, list) else value
+
+
 def _split(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
     """Return ``value`` with its tensors replaced by references, which are collected in ``tensors``."""
     if isinstance(value, Tensor):

@@ -250,7 +250,8 @@ def checkpoint_key(wanted: str, data: str) -> str:
 
 def _continue(run: Run, saved: Path, state: Mapping[str, Any]) -> None:
     try:
-        run.load(state)
+        components = {part: checkpoint.moved(state[part], run.device) for part in ("learner", "policies")}
+        run.load({**state, **components})
     except LOST as error:
         raise UserError(
             f"{saved}: checkpoint does not fit this run ({one_line(repr(error), 120)}); delete it to start over"
