@@ -142,6 +142,28 @@ def problems(found: Sequence[Check]) -> list[str]:
     return lines
 
 
+def shortened(results: Results, group: str) -> list[str]:
+    """Return a line for each dense learner of a group with a budget that leaves its tasks unlearned.
+
+    They are where its learning accuracy (Class-IL) is :data:`MOVED` points or more below that at the matrix's own epochs.
+    """
+    full = {(c.method, c.buffer): c for c in plain(results) if c.sparsity == 0 and c.n}
+    lines = []
+    for c in configurations(frames.in_group(results.frame, group)):
+        own = full.get((c.method, c.buffer))
+        if c.sparsity or not c.n or own is None:
+            continue
+        below = own.mean(METRICS[0]) - c.mean(METRICS[0])
+        if below >= MOVED:
+            title = results.plan.config["groups"][group].get("title") or group
+            lines.append(
+                f"{title}: with {_epochs(c)} epoch{'s' if _epochs(c) > 1 else ''} a task {c.label}, buffer {c.buffer}, is "
+                f"{below:.1f} points of learning accuracy below {_epochs(own)}: its tasks are not learned, and these "
+                "rows compare speed of learning"
+            )
+    return lines
+
+
 def notes(results: Results) -> list[str]:
     """Return the note that tables carry where tasks are not learned; none where they are or nothing can tell."""
     return [NOT_LEARNED + " (table regime)"] if problems(checks(results)) else []

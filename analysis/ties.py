@@ -9,6 +9,20 @@ HALF = 0.5
 """Share of a removal's samples that ties decide, beyond which it is more random than not."""
 
 
+def summary(results: Results) -> str:
+    """Return in one sentence in how many removals ties decided for the larger part; empty where in none."""
+    of = [results.of("removed_tied", c.paths).value for c in configurations(results.frame)]
+    of = [shares for shares in of if len(shares)]
+    many, every = sum(int((shares > HALF).sum()) for shares in of), sum(map(len, of))
+    settings = sum(bool((shares > HALF).any()) for shares in of)
+    if not many:
+        return ""
+    return (
+        f"In {many:,} of {every:,} removals, in {settings} of {len(of)} settings with data removal, ties decided more "
+        "than half of the samples: in these, random samples left rather than the easiest."
+    )
+
+
 def lines(results: Results) -> list[str]:
     """Return a line for each configuration with removals that ties decided for the larger part."""
     found = []
@@ -16,7 +30,6 @@ def lines(results: Results) -> list[str]:
         shares = results.of("removed_tied", c.paths).value
         if many := int((shares > HALF).sum()):
             found.append(
-                f"{c.key}: ties decided more than half of the samples in {many} of {len(shares)} removals (on average "
-                f"{100 * shares.mean():.0f} %): in these, random samples left rather than the easiest"
+                f"{c.key}: more than half in {many} of {len(shares)} removals, on average {100 * shares.mean():.0f} %"
             )
     return found

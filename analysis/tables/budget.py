@@ -53,6 +53,7 @@ def table(results: Results) -> Table:
     ]  # fmt: skip
     notes = [
         *regime.notes(results),
+        *(f"{line}." for group in budgets(results.plan.config) for line in regime.shortened(results, group)),
         "Every cell of a group has about the executed training FLOPs of the group's dearest or cheapest one: epochs "
         "are whole numbers, and schedules are stretched with them (docs/pipeline.md). Sparse methods train longer than "
         "the dense learner, or it shorter than they.",

@@ -149,13 +149,23 @@ def test_the_pilot_is_in_no_comparison_and_has_one_table(tmp_path):
     assert float(rows[0]["late"]) == pytest.approx(100 / 36)
 
 
+def test_a_budget_that_leaves_tasks_unlearned_is_named(tmp_path):
+    """A budget of one epoch, 15 points of learning accuracy below ten; one of 1.5 points is none."""
+    results = made(tmp_path / "short", {10: 95.0, 1: 80.0})
+    (line,) = regime.shortened(results, groups.PILOT)
+    assert line.startswith(
+        "pilot: with 1 epoch a task DER++, buffer 50, is 15.0 points of learning accuracy below 10: its tasks are not"
+    )
+    assert regime.shortened(made(tmp_path / "long", {10: 95.0, 5: 93.5}), groups.PILOT) == []
+
+
 def test_ties_are_warned_of_where_they_decide_more_than_half(tmp_path):
     """Of SparCL's four removals, two cells with 0.9 and 0.5 each: one half is no more than half."""
     items = [factory.entry(factory.cell("sparcl-derpp", 0.9, 50, seed)) for seed in range(2)]
     items += [factory.entry(factory.cell("ddr-derpp", 0.0, 50, 0))]
     file = factory.write(tmp_path, factory.plan(items))
     results = factory.collected(file)
-    assert ties.lines(results) == []  # no removal at all
+    assert (ties.lines(results), ties.summary(results)) == ([], "")  # no removal at all
     table = pd.read_csv(tmp_path / collect.TABLE, dtype=str, keep_default_na=False)
     for path, shares in ((items[0]["path"], (0.9, 0.5)), (items[1]["path"], (0.9, 0.5)), (items[2]["path"], (0.1,))):
         head = table[table.path == path].iloc[:1]
@@ -163,6 +173,8 @@ def test_ties_are_warned_of_where_they_decide_more_than_half(tmp_path):
             row = head.assign(quantity="removed_tied", task="0", epoch=str(epoch), value=str(share), line="", kind="")
             table = pd.concat([table, row])
     table.to_csv(tmp_path / collect.TABLE, index=False)
-    (line,) = ties.lines(frames.read(file, tmp_path / collect.TABLE))
-    assert line.startswith("split-digits/sparcl-derpp/s0.90/b50: ties decided more than half of the samples in 2 of 4")
-    assert "on average 70 %" in line
+    results = frames.read(file, tmp_path / collect.TABLE)
+    assert ties.lines(results) == [
+        "split-digits/sparcl-derpp/s0.90/b50: more than half in 2 of 4 removals, on average 70 %"
+    ]
+    assert ties.summary(results).startswith("In 2 of 5 removals, in 1 of 2 settings with data removal, ties decided")
