@@ -1,0 +1,46 @@
+"""The cells of a matrix without Snakemake: stopped in time, and continued by the same command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[2]
+CONFIG = """
+name: lent
+title: Two cells
+stream: split-digits
+seeds: 2
+defaults: {width: 4, epochs: 1}
+groups:
+  one: {methods: [er], buffers: [10]}
+"""
+
+
+def test_cells_run_in_the_time_there_is(tmp_path: Path) -> None:
+    (tmp_path / "lent.yaml").write_text(CONFIG)
+
+    def cells(*arguments: str) -> subprocess.CompletedProcess:
+        environment = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(TOP)}
+        command = ["sh", str(TOP / "workflow/scripts/cells.sh"), *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    done = cells("lent.yaml", "2", "0.1")
+    assert done.returncode == 124
+    assert "time is up after 0.1 seconds: the same command goes on" in done.stdout
+    assert not list(tmp_path.rglob("record.json"))
+    assert cells("lent.yaml", "2", "600").returncode == 0
+    assert len(list(tmp_path.rglob("record.json"))) == 2
+    again = cells("lent.yaml", "2", "600")
+    assert (again.returncode, "Class-IL" in again.stdout) == (0, False)
+
+    for arguments, expected in (
+        (("lent.yaml",), "error: usage: cells.sh CONFIG JOBS SECONDS"),
+        (("none.yaml", "2", "600"), "error: none.yaml: expected a YAML file that can be read"),
+    ):
+        done = cells(*arguments)
+        assert done.returncode == 2
+        assert done.stderr.startswith(expected)
+        assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,25 @@
+#!/bin/sh
+# usage: cells.sh CONFIG JOBS SECONDS
+# Run the cells of a matrix without Snakemake, JOBS at a time, for at most SECONDS: for a machine that is lent for minutes
+# and has the package's own dependencies, but not its extra `bench`. Called again it goes on from records and checkpoints;
+# tables, figures and the report of results/<name> are made elsewhere (docs/pipeline.md, "GPUs").
+set -eu
+if [ $# -ne 3 ]; then
+    sed -n 's/^# \(usage: .*\)/error: \1/p' "$0" >&2
+    exit 2
+fi
+python=${PYTHON:-python3}
+"$python" -m sparcl plan --config "$1"
+results=results/$("$python" -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["name"])' "$1")
+"$python" - "$results" <<'PYTHON' | timeout --kill-after 30 "$3" xargs -0 -r -P "$2" -I '{}' \
+    "$python" -m sparcl run --results "$results" --quiet --cell '{}' || status=$?
+import json, pathlib, sys
+folder = pathlib.Path(sys.argv[1])
+for entry in json.loads((folder / "plan.json").read_text())["cells"]:
+    if not (folder / "runs" / entry["path"] / "record.json").exists():
+        print(json.dumps(entry["cell"], sort_keys=True), end="\0")
+PYTHON
+case ${status:-0} in
+    124) echo "time is up after $3 seconds: the same command goes on" ;;
+esac
+exit "${status:-0}"
