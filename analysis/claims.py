@@ -139,8 +139,8 @@ def _gain(
     answers.append(
         "what the gain is made of (table gain), exploratory, in points of Class-IL:"
         if parts
-        else "all by one loss and start of replay, which the published dense rows do not share: what such a difference is "
-        f"made of is measured by {GAIN}"
+        else "all by one loss and start of replay, which the published dense rows do not share: what such a difference "
+        f"is made of is measured by {GAIN}"
     )
     return Claim(
         "Up to +1.7 points of accuracy over the dense state of the art.",

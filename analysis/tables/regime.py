@@ -45,7 +45,8 @@ def table(results: Results) -> Table:
     ]  # fmt: skip
     notes = [
         "Learning accuracy: accuracy on each task right after training it, mean over tasks. Learned: doubling the "
-        f"epochs moves it by less than {MOVED:g} points in both metrics (pilot); without a pilot, the last quarter of "
+        f"epochs, or where that was not run the last doubling up to them, moves it by less than {MOVED:g} points in "
+        "both metrics (pilot); without a pilot, the last quarter of "
         f"a task's epochs makes less than {100 * LATE:g} % of the loss's fall since the first epoch. Forgotten without "
         f"replay: at least {BELOW:g} points of Class-IL above fine-tuning.",
         *regime.problems(checks), *regime.notes(results),

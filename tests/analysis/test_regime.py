@@ -129,6 +129,17 @@ def test_a_pilot_decides_whatever_the_losses_say(tmp_path, longer, is_learned):
     assert ("moves learning accuracy" in regime.problems([own])[0]) if not is_learned else True
 
 
+@pytest.mark.parametrize(("shorter", "is_learned"), [(93.5, True), (92.5, False)])
+def test_half_the_epochs_stand_in_for_twice(tmp_path, shorter, is_learned):
+    results = made(tmp_path, {10: 95.0, 5: shorter}, SLOW)
+    pilot, own = regime.checks(results)
+    assert (own.epochs, own.is_own, own.moved, own.is_learned) == (10, True, {}, is_learned)
+    assert [paired.mean for paired in own.reached.values()] == pytest.approx([95.0 - shorter] * 2)
+    assert (pilot.epochs, pilot.is_own, pilot.moved) == (5, False, own.reached)
+    lines = regime.problems([pilot, own])
+    assert lines == [] if is_learned else "the last doubling of the epochs moved" in lines[0]
+
+
 def test_only_twice_the_epochs_is_a_pilot(tmp_path):
     own, _ = regime.checks(made(tmp_path, {10: 95.0, 30: 99.0}))
     assert own.moved == {}
