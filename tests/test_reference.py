@@ -15,6 +15,7 @@ ALL = ("Class-IL (points)", "Verdict", "p", "p, within 2 points")
 FRESH = ("Fresh seeds (points)", "Fresh: verdict")
 README = (TOP / "README.md").read_text(encoding="utf-8")
 FLAT = " ".join(README.split())
+MINUS = "\N{MINUS SIGN}"
 
 
 def cells(line: str) -> list[str]:
@@ -80,3 +81,88 @@ def test_a_reference_is_complete(table: Path) -> None:
     """Nothing that was planned is missing from a committed table."""
     with table.open(encoding="utf-8", newline="") as file:
         assert {row["status"] for row in csv.DictReader(file)} == {"done"}
+
+
+def rows(reference: str, table: str, **wanted: str) -> list[dict[str, str]]:
+    """Return the rows of a committed table whose columns are as ``wanted``."""
+    with (REFERENCE / reference / "tables" / f"{table}.csv").open(encoding="utf-8", newline="") as file:
+        found = [row for row in csv.DictReader(file) if all(row[key] == value for key, value in wanted.items())]
+    assert found, (reference, table, wanted)
+    return found
+
+
+def rounded(row: dict[str, str]) -> str:
+    """Return mean and interval of a row's difference as the README prints them: to one decimal, signs as in text."""
+    low, high = ("class_il_ci_low", "class_il_ci_high") if "class_il_ci_low" in row else ("ci_low", "ci_high")
+    mean, low, high = (f"{float(row[name]):+.1f}".replace("-", MINUS) for name in ("class_il_diff", low, high))
+    return f"{mean} [{low}, {high}]"
+
+
+def test_parts() -> None:
+    for part in ("TDM", "DDR", "DGM"):
+        (average,) = rows("split-digits-full", "ablation_effects", part=part, off="average of 8 pairs")
+        assert f"{part} {rounded(average)}" in FLAT
+        assert float(average["p_within"]) <= 0.0075
+    for reference, words in (("cifar10-few", "worth {}, TDM with DGM {};"), ("mnist", "on MNIST {} and {} (n = 5)")):
+        found = [rounded(rows(reference, "ablation_effects", part=part)[0]) for part in ("DDR", "TDM+DGM")]
+        assert words.format(*found) in FLAT
+
+
+def test_the_published_gain() -> None:
+    (loss,) = rows(
+        "split-digits-gain", "gain", kind="main effect", name="loss over the task's classes minus loss over all classes"
+    )
+    by_source, *by_one = rows("split-digits-gain", "gain", kind="SparCL as compared", name="SparCL minus dense")
+    for row in (loss, by_source):
+        assert rounded(row).replace(" [", " points [", 1 if row is loss else 0) in FLAT
+    means = sorted(float(row["class_il_diff"]) for row in by_one)
+    assert len(means) == 4
+    assert f"by any one protocol {MINUS}{-means[-1]:.1f} to {MINUS}{-means[0]:.1f}, each told" in FLAT
+    assert {row["verdict"] for row in by_one} == {"lower"}
+
+
+def test_equal_budgets() -> None:
+    shorter, longer = (
+        [row for row in rows("split-digits-budget", "budget", group=group) if row["class_il_diff"]]
+        for group in ("shorter", "longer")
+    )
+    up, down = (sorted(abs(float(row["class_il_diff"])) for row in group) for group in (shorter, longer))
+    assert f"sparse methods are {up[0]:.1f} to {up[-1]:.1f} points higher" in FLAT
+    assert f"with those of ten {down[0]:.1f} to {down[-1]:.1f} lower" in FLAT
+    assert all(float(row["p_fdr"]) < 0.001 for row in shorter)
+    told = {row["label"].removesuffix("-DER++") for row in longer if float(row["p_fdr"]) < 0.05}
+    assert told == {"SparCL", "RigL", "SET"}
+
+
+def test_what_could_have_been_told() -> None:
+    found = {}
+    for reference in ("split-digits-full", "mnist", "cifar10-few"):
+        least = sorted(float(row["detectable"]) for row in rows(reference, "power"))
+        found[reference] = least[0], least[-1]
+    digits, mnist, cifar = found.values()
+    assert (f"tell {digits[0]:.1f} to {digits[1]:.1f} points on digits, but {mnist[0]:.1f} to {mnist[1]:.0f} on MNIST "
+            f"and {cifar[0]:.1f} to {cifar[1]:.1f} on CIFAR-10") in FLAT  # fmt: skip
+
+
+def test_time() -> None:
+    def step(reference: str, threads: str) -> dict[str, str]:
+        wanted = {"label": "SparCL-DER++", "sparsity": "0.9", "threads": threads}
+        (row,) = rows(reference, "counted_against_measured", **wanted)
+        return row
+
+    one, two = (step("split-digits-full", threads) for threads in "12")
+    flops, slow, fast = (float(value) for value in (one["step_flops"], one["step_time"], two["step_time"]))
+    assert f"executes {flops:.1f} times fewer FLOPs on digits and takes {slow:.1f} times less time than" in FLAT
+    assert f"dense step on one thread, {fast:.1f} on two;" in FLAT
+    few = [f"{float(step('cifar10-few', threads)['step_time']):.1f}" for threads in "12"]
+    assert f"; {few[0]} and {few[1]} on CIFAR-10" in FLAT
+
+
+def test_memory() -> None:
+    saved = {
+        reference: [float(row["saving"]) for row in rows(reference, "memory") if row["label"].startswith("SparCL-")]
+        for reference in ("split-digits-full", "cifar10-few", "mnist")
+    }
+    digits, cifar, mnist = saved.values()
+    assert (f"{min(digits):.0f} to {max(digits):.0f} % less on digits, {min(cifar):.0f} % on CIFAR-10, "
+            f"{min(mnist):.0f} % on MNIST") in FLAT  # fmt: skip
