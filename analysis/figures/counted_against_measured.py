@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter
 
 from analysis import timing
@@ -58,7 +60,13 @@ def _panel(ax: Axes, scene: Scene, rows: list[Timed], what: str) -> None:
     ax.axhline(1, color=GREY, linewidth=0.8, linestyle=":", zorder=1)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:g}"[0] in "235" else ""))
+        axis.set_minor_formatter(FuncFormatter(partial(_minor, axis)))
+
+
+def _minor(axis: Axis, value: float, _: int) -> str:
+    """Label a minor tick at 2, 3 and 5 of a decade, at every digit where the axis spans little."""
+    low, high = axis.get_view_interval()
+    return f"{value:g}" if f"{value:g}"[0] in "235" or high < 2 * low else ""
 
 
 def _limits(ax: Axes, found: Sequence[Timed]) -> None:
