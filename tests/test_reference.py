@@ -154,8 +154,11 @@ def test_time() -> None:
     flops, slow, fast = (float(value) for value in (one["step_flops"], one["step_time"], two["step_time"]))
     assert f"executes {flops:.1f} times fewer FLOPs on digits and takes {slow:.1f} times less time than" in FLAT
     assert f"dense step on one thread, {fast:.1f} on two;" in FLAT
-    few = [f"{float(step('cifar10-few', threads)['step_time']):.1f}" for threads in "12"]
-    assert f"; {few[0]} and {few[1]} on CIFAR-10" in FLAT
+    few, mnist = (
+        " and ".join(f"{float(step(reference, threads)['step_time']):.1f}" for threads in "12")
+        for reference in ("cifar10-few", "mnist")
+    )
+    assert f"; {few} on CIFAR-10, {mnist} on MNIST" in FLAT
 
 
 def test_memory() -> None:
