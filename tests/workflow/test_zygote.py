@@ -123,14 +123,18 @@ def test_streams_pass_through(site: Site) -> None:
     assert done.stderr == "to stderr\n"
 
 
-def test_a_job_looks_like_a_process_of_its_own(site: Site) -> None:
+@pytest.mark.parametrize("hangup", [signal.SIG_DFL, signal.SIG_IGN], ids=["", "nohup"])
+def test_a_job_looks_like_a_process_of_its_own(site: Site, hangup: signal.Handlers) -> None:
     elsewhere = site.folder / "else where"
     elsewhere.mkdir()
     (elsewhere / "job.py").write_text(JOB)
     states = {}
     for name, socket in (("forked", site.socket), ("own", "")):
         variables = {"VARIABLE": name, "SPARCL_ZYGOTE": socket}
-        states[name] = json.loads(site.run("state", "a b", cwd=elsewhere, env=variables).stdout)
+        done = site.run(
+            "state", "a b", cwd=elsewhere, env=variables, preexec_fn=lambda: signal.signal(signal.SIGHUP, hangup)
+        )
+        states[name] = json.loads(done.stdout)
     forked, own = states["forked"], states["own"]
     assert forked.pop("parent") == site.zygote
     assert own.pop("parent") == os.getpid()

@@ -96,7 +96,10 @@ def checked_data(wildcards):
 def stream_options(wildcards):
     """Return the stream's options as `sparcl data` takes them."""
     options = MATRIX.get("stream_options", {})
-    return [f"--set=stream.{key}={json.dumps(options[key], ensure_ascii=False)}" for key in sorted(options)]
+    return [
+        f"--set=stream.{key}={json.dumps(options[key], ensure_ascii=False)}"
+        for key in sorted(options)
+    ]
 
 
 def cell_json(wildcards):

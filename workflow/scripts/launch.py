@@ -76,7 +76,7 @@ def delegate(path: str, arguments: list[str]) -> int | None:
                 return None
         except OSError:
             return None
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGTERM, *([] if no_hangup() else [signal.SIGHUP])):
             signal.signal(number, lambda number, _frame: zygote.sendall(bytes([number])))
         zygote.settimeout(None)
         try:
@@ -89,6 +89,11 @@ def delegate(path: str, arguments: list[str]) -> int | None:
     return status[0]
 
 
+def no_hangup() -> bool:
+    """Return whether the run was started to outlive its terminal (``nohup``)."""
+    return signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
 def send(zygote: socket.socket, arguments: list[str]) -> None:
     """Send the job: its standard streams with the length of the message, then the message as JSON."""
     message = {
@@ -97,6 +102,7 @@ def send(zygote: socket.socket, arguments: list[str]) -> None:
         "folder": os.getcwd(),
         "environment": dict(os.environ),
         "python": sys.executable,
+        "no_hangup": no_hangup(),
     }
     data = json.dumps(message).encode()
     socket.send_fds(zygote, [len(data).to_bytes(8, "big")], [0, 1, 2])

@@ -107,8 +107,9 @@ def _preload(module: str, loaded: set[str]) -> None:
 def _become(request: dict[str, Any], connection: socket.socket, streams: list[int]) -> NoReturn:
     """Run the job as ``python -m module arguments`` would, tell its exit status, and end."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: when the zygote dies
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+    for number in (signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if request["no_hangup"] else signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for standard, descriptor in enumerate(streams):
         os.dup2(descriptor, standard)
