@@ -39,7 +39,7 @@ class Check:
         is_own: whether it trains as long as the matrix does (the pilot trains longer, too).
         late: fraction of the loss's fall that the last quarter of the epochs makes; nan where it does not fall.
         moved: learning accuracy at twice the epochs minus that here, by metric; empty without such cells.
-        reached: where ``moved`` is empty, that here minus that at half the epochs.
+        reached: that here minus that at half the epochs; empty without such cells.
         above: its Class-IL minus fine-tuning's; None without fine-tuning.
     """
 
@@ -52,10 +52,15 @@ class Check:
     above: Paired | None = None
 
     @property
+    def doubled(self) -> dict[str, Paired]:
+        """What a doubling of the epochs moves: from here on, else up to here; empty without a pilot."""
+        return self.moved or self.reached
+
+    @property
     def is_learned(self) -> bool:
         """By the pilot, else by the losses; not where neither shows it, as with a single epoch."""
-        if doubled := self.moved or self.reached:
-            return all(abs(paired.mean) < MOVED for paired in doubled.values())
+        if self.doubled:
+            return all(abs(paired.mean) < MOVED for paired in self.doubled.values())
         return self.late < LATE
 
     @property
@@ -136,8 +141,8 @@ def problems(found: Sequence[Check]) -> list[str]:
         c = check.learner
         name = f"{c.label}, buffer {c.buffer}, {check.epochs} epochs"
         if check.is_own and not check.is_learned:
-            if doubled := check.moved or check.reached:
-                moves = " and ".join(f"{paired.mean:+.1f}" for paired in doubled.values())
+            if check.doubled:
+                moves = " and ".join(f"{paired.mean:+.1f}" for paired in check.doubled.values())
                 what = "doubling the epochs moves" if check.moved else "the last doubling of the epochs moved"
                 lines.append(f"{name}: {what} learning accuracy (Class-IL, Task-IL) by {moves} points")
             elif math.isnan(check.late):

@@ -65,12 +65,11 @@ def finding(row: dict[str, str]) -> str:
 
 
 def test_accuracies_on_cifar10() -> None:
-    rows = {}
-    for name in ("continual_learning", "sparse_baselines"):
-        with (REFERENCE / "cifar10-few" / "tables" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
-            rows |= {row["label"]: row for row in csv.DictReader(file)}
+    found = {
+        row["label"]: row for name in ("continual_learning", "sparse_baselines") for row in rows("cifar10-few", name)
+    }
     dense, sparcl, static = (
-        f"{float(rows[label]['class_il_mean']):.1f} ± {float(rows[label]['class_il_sd']):.1f}"
+        f"{float(found[label]['class_il_mean']):.1f} ± {float(found[label]['class_il_sd']):.1f}"
         for label in ("DER++", "SparCL-DER++", "Static-DER++")
     )
     assert f"DER++ has {dense}, SparCL {sparcl}, a static mask {static}." in FLAT

@@ -19,7 +19,7 @@ for entry in json.loads((folder / "plan.json").read_text())["cells"]:
     if not (folder / "runs" / entry["path"] / "record.json").exists():
         print(json.dumps(entry["cell"], sort_keys=True), end="\0")
 PYTHON
-case ${status:-0} in
-    124) echo "time is up after $3 seconds: the same command goes on" ;;
-esac
+if [ "${status:-0}" -eq 124 ]; then
+    echo "time is up after $3 seconds: the same command goes on"
+fi
 exit "${status:-0}"
