@@ -278,7 +278,7 @@ def test_bad_input_is_one_line_and_status_2(
         ["--threads", "100000"],
         ["--rounds", "-2"],
         ["--sparsity", "1.5"],
-        ["--json", "/dev/null/x.json"],
+        ["--json", "no/such/folder/x.json"],
     ],
     ids=lambda arguments: arguments[0],
 )
