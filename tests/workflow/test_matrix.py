@@ -19,7 +19,8 @@ from sparcl.files import strict_yaml
 from sparcl.kernels import library
 
 FOLDER = Path(__file__).parents[2] / "config"
-CONFIGS = [path for path in sorted(FOLDER.glob("*.yaml")) if path.name != "primary.yaml"]
+CONFIGS = [path for path in sorted(FOLDER.glob("*.yaml")) if "groups" in strict_yaml.load(path)]
+ANALYSES = [path for path in sorted(FOLDER.glob("*.yaml")) if "contrasts" in strict_yaml.load(path)]
 SMALL = {
     "name": "small",
     "title": "Small",
@@ -342,6 +343,11 @@ def analysis_problems(tmp_path: Path, change: dict) -> list[str]:
         matrix.load_analysis(file)
     assert all("\n" not in line and line.startswith(f"{file}: ") for line in caught.value.problems)
     return [line.removeprefix(f"{file}: ") for line in caught.value.problems]
+
+
+@pytest.mark.parametrize("path", ANALYSES, ids=lambda path: path.stem)
+def test_every_shipped_analysis_can_be_read(path: Path) -> None:
+    assert matrix.load_analysis(path)["contrasts"]
 
 
 def test_the_shipped_analysis_is_what_the_protocol_says() -> None:
