@@ -1,4 +1,4 @@
-"""The README's numbers are those of the committed reference results."""
+"""The numbers of docs/results.md are those of the committed reference results, and the README's are among them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ REFERENCE = TOP / "results" / "reference"
 RATIO = "FLOPs, second / first"
 ALL = ("Class-IL (points)", "Verdict", "p", "p, within 2 points")
 FRESH = ("Fresh seeds (points)", "Fresh: verdict")
-README = (TOP / "README.md").read_text(encoding="utf-8")
-FLAT = " ".join(README.split())
+PAGE = (TOP / "docs" / "results.md").read_text(encoding="utf-8")
+FLAT = " ".join(PAGE.split())
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -31,7 +31,7 @@ def committed(reference: str) -> dict[str, dict[str, str]]:
 
 def test_the_planned_contrasts() -> None:
     references = [committed(name) for name in ("split-digits-full", "mnist", "cifar10-few")]
-    block = re.search(r"^\| \| \*\*Split-Digits\*\*.*\n\|:.*\n((?:^\|.*\n)+)", README, re.MULTILINE)
+    block = re.search(r"^\| \| \*\*Split-Digits\*\*.*\n\|:.*\n((?:^\|.*\n)+)", PAGE, re.MULTILINE)
     assert block is not None
     found = {row[0]: row[1:] for row in map(cells, block[1].splitlines())}
     assert list(found) == list(references[0])
@@ -39,6 +39,17 @@ def test_the_planned_contrasts() -> None:
         rows = [reference[contrast] for reference in references]
         ratios = ", ".join(row[RATIO] for row in rows if row["n"] != "0")
         assert values == [*map(finding, rows), ratios], contrast
+
+
+def test_the_readme_says_nothing_else() -> None:
+    """Every figure of the README's section, and every contrast with its verdict, stands on the page."""
+    readme = (TOP / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("## What has been measured")[2].partition("\n## ")[0]
+    figures = re.compile(rf"[+{MINUS}]?\d[\d,.]*(?:\d| ± [\d.]+)?(?: \[[^\]]+\](?:, [a-z0-9 ]+(?= \|))?)?")
+    page = re.sub(r" \(p [^)]*\)(?= \|)", "", FLAT.replace(" points [", " ["))
+    missing = [figure for figure in figures.findall(" ".join(section.split())) if figure.rstrip(".,") not in page]
+    assert len(figures.findall(section)) > 60
+    assert missing == []
 
 
 def test_the_fresh_seeds() -> None:
@@ -55,7 +66,7 @@ def test_the_fresh_seeds() -> None:
 
 
 def finding(row: dict[str, str]) -> str:
-    """What the README prints of a row of the table ``primary``."""
+    """What the page prints of a row of the table ``primary``."""
     gap, verdict, p, p_within = (row[column] for column in ALL)
     if row["n"] == "0":
         return "not run"
@@ -91,7 +102,7 @@ def rows(reference: str, table: str, **wanted: str) -> list[dict[str, str]]:
 
 
 def rounded(row: dict[str, str]) -> str:
-    """Return mean and interval of a row's difference as the README prints them: to one decimal, signs as in text."""
+    """Return mean and interval of a row's difference as the page prints them: to one decimal, signs as in text."""
     low, high = ("class_il_ci_low", "class_il_ci_high") if "class_il_ci_low" in row else ("ci_low", "ci_high")
     mean, low, high = (f"{float(row[name]):+.1f}".replace("-", MINUS) for name in ("class_il_diff", low, high))
     return f"{mean} [{low}, {high}]"
