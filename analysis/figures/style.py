@@ -238,6 +238,18 @@ def _wrap_title(figure: Figure) -> None:
         title.set_text(textwrap.fill(text, width, break_on_hyphens=False))
 
 
+def _wrap_footnote(figure: Figure) -> None:
+    """Break the lines under the figure where they would run out of it."""
+    note: Text | None = figure._supxlabel  # type: ignore[attr-defined]
+    if note is None:
+        return
+    room, width = figure.bbox.width - note.get_window_extent().x0 - 4, note.get_window_extent().width
+    if width > room:
+        lines = note.get_text().splitlines()
+        columns = int(0.95 * max(map(len, lines)) * room / width)  # letters are not equally wide
+        note.set_text("\n".join(textwrap.fill(line, columns, break_on_hyphens=False) for line in lines))
+
+
 def footnote(figure: Figure, text: str) -> None:
     """Small grey text under the figure."""
     figure.supxlabel(text, fontsize=6.5, color="#555555", x=0.01, ha="left")
@@ -255,6 +267,7 @@ def encode(figure: Figure, kinds: Sequence[str] = ("png", "svg", "pdf")) -> dict
         figure.set_dpi(200)  # texts are not exactly as wide at another resolution
         figure.draw_without_rendering()
         _wrap_title(figure)
+        _wrap_footnote(figure)
         for _ in range(2):  # the layout is solved here, once for all formats: each save would move it a little
             figure.draw_without_rendering()
         figure.set_layout_engine("none")

@@ -187,6 +187,18 @@ def test_figures_say_what_they_lack(tmp_path, draw):
     assert any("Missing: split-digits/rigl-derpp" in text for text in texts)
 
 
+def test_the_note_under_a_figure_stays_in_it():
+    figure, _ = style.subplots(1, 1, 4.0, 2.0)
+    missing = "; ".join(
+        f"split-cifar10/method-{n}/s0.90/b500/epochs=10+width=20: seeds 1, 2: not run" for n in range(3)
+    )
+    style.footnote(figure, f"n = 1 seed\nMissing: {missing}")
+    style.encode(figure, ["png"])
+    (note,) = [text for text in figure.texts if text.get_text().startswith("n = 1 seed\nMissing: ")]
+    assert note.get_window_extent().x1 <= figure.bbox.x1
+    assert " ".join(note.get_text().split()) == f"n = 1 seed Missing: {missing}"
+
+
 @pytest.mark.parametrize(("reference", "name"), [("sparcl-derpp", "SparCL"), ("rigl-derpp", "RigL"), ("derpp", "")])
 def test_captions_name_the_method_that_is_brought_forward(tmp_path, draw, reference, name):
     """SparCL is named where it is there, and no other method by its name."""
