@@ -11,6 +11,9 @@ import pandas
 import pytest
 import scipy.stats
 
+from sparcl import matrix, plan
+from sparcl.running import record
+
 TOP = Path(__file__).resolve().parents[1]
 REFERENCE = TOP / "results" / "reference"
 RATIO = "FLOPs, second / first"
@@ -151,9 +154,30 @@ def test_exploratory_findings() -> None:
 
 @pytest.mark.parametrize("table", sorted(REFERENCE.glob("*/tables/all_cells.csv")), ids=lambda path: path.parts[-3])
 def test_a_reference_is_complete(table: Path) -> None:
-    """Nothing that was planned is missing from a committed table."""
+    """Nothing that was planned is missing from a committed table, but where a matrix is under way."""
     with table.open(encoding="utf-8", newline="") as file:
-        assert {row["status"] for row in csv.DictReader(file)} == {"done"}
+        statuses = {row["path"]: row["status"] for row in csv.DictReader(file)}
+    if (records := table.parents[1] / "runs").exists():
+        done = {str(file.parent.relative_to(records)) for file in records.rglob("record.json")}
+        assert statuses == {path: "done" if path in done else "not run" for path in statuses}
+    else:
+        assert set(statuses.values()) == {"done"}
+
+
+@pytest.mark.parametrize("records", sorted(REFERENCE.glob("*/runs")), ids=lambda path: path.parent.name)
+def test_one_goes_on_from_the_records_of_a_matrix_under_way(records: Path) -> None:
+    """They are cells of the matrix, of code without local changes; results/README.md says how many there are."""
+    name = records.parent.name
+    planned = {
+        entry["path"]: entry["cell"] for entry in plan.make(matrix.load(TOP / "config" / f"{name}.yaml"))["cells"]
+    }
+    files = sorted(records.rglob("record.json"))
+    for file in files:
+        found = record.read(file)
+        assert found["cell"] == planned[str(file.parent.relative_to(records))]
+        assert found["measured"]["git"]["dirty"] is False
+    page = (TOP / "results" / "README.md").read_text(encoding="utf-8")
+    assert f"| `{name}/` | {len(files)} of {len(planned)} |" in page
 
 
 def rows(reference: str, table: str, **wanted: str) -> list[dict[str, str]]:
@@ -246,3 +270,18 @@ def test_memory() -> None:
         runs = cells_of(reference, "derpp", "sparcl-derpp")
         peak = runs[runs.sparsity.isin((0, 0.9))].groupby("method").peak_rss_bytes.mean()
         assert 1.005 < peak["sparcl-derpp"] / peak["derpp"] < 1.025
+
+
+def test_what_is_under_way() -> None:
+    """On all images: the first seed of what is done, and the paired differences of TDM + DGM from a static mask."""
+    table = pandas.read_csv(REFERENCE / "cifar10-all" / "tables" / "all_cells.csv")
+    first = table[(table.status == "done") & (table.seed == 0)].set_index("method").class_il
+    methods = ("derpp", "rigl-derpp", "tdm-dgm-derpp", "static-derpp", "sparcl-derpp")
+    dense, rigl, both, static, sparcl = (f"{first[method]:.1f}" for method in methods)
+    words = f"DER++ {dense} % Class-IL, RigL {rigl}, TDM + DGM {both}, a static mask {static}, SparCL {sparcl}."
+    assert words in FLAT
+    table = pandas.read_csv(REFERENCE / "cifar10-reduced" / "tables" / "all_cells.csv")
+    runs = table[table.status == "done"].set_index(["method", "seed"]).class_il
+    gaps = (runs["tdm-dgm-derpp"] - runs["static-derpp"]).dropna()
+    words = ", ".join(f"{gap:+.1f}".replace("-", MINUS) for gap in gaps)
+    assert f"TDM + DGM minus a static mask is {words} points under the first {len(gaps)} of six seeds." in FLAT
