@@ -6,11 +6,10 @@ import csv
 import re
 from pathlib import Path
 
-import numpy as np
 import pandas
 import pytest
-import scipy.stats
 
+from analysis import statistics
 from sparcl import matrix, plan
 from sparcl.running import record
 
@@ -91,20 +90,27 @@ def test_accuracies(reference: str, name: str) -> None:
     assert f"On {name} DER++ has {dense}, SparCL {sparcl}, a static mask {static}" in FLAT
 
 
+def done(reference: str) -> pandas.DataFrame:
+    """Return the runs of a reference."""
+    table = pandas.read_csv(REFERENCE / reference / "tables" / "all_cells.csv")
+    return table[table.status == "done"]
+
+
 def cells_of(reference: str, *methods: str) -> pandas.DataFrame:
     """Return the runs of the main groups, with the matrix's epochs, of some methods."""
-    table = pandas.read_csv(REFERENCE / reference / "tables" / "all_cells.csv")
-    return table[table.method.isin(methods) & ~table.variant.fillna("").str.contains("epochs=[12]00|epochs=20|ddr")]
+    table = done(reference)
+    return table[table.method.isin(methods) & ~table.variant.fillna("").str.contains("epochs=100|epochs=20|ddr")]
+
+
+def signed(value: float) -> str:
+    """Return a number as the pages print differences: to one decimal, signs as in text."""
+    return f"{value:+.1f}".replace("-", MINUS)
 
 
 def interval(differences: pandas.Series) -> str:
     """Return mean and 95 % t-interval over seeds of paired differences, averaged within a seed."""
-    means = differences.dropna().groupby("seed").mean()
-    half = scipy.stats.t.ppf(0.975, len(means) - 1) * means.std() / len(means) ** 0.5
-    mean, low, high = (
-        f"{value:+.1f}".replace("-", MINUS) for value in (means.mean(), *(means.mean() + half * np.array([-1, 1])))
-    )
-    return f"{mean} [{low}, {high}]"
+    found = statistics.summarize(differences.dropna().groupby("seed").mean().to_list())
+    return f"{signed(found.mean)} [{signed(found.ci_low)}, {signed(found.ci_high)}]"
 
 
 def against_dense(reference: str, metric: str, learners: tuple[str, ...], sparsity: float | None = None) -> str:
@@ -189,9 +195,9 @@ def rows(reference: str, table: str, **wanted: str) -> list[dict[str, str]]:
 
 
 def rounded(row: dict[str, str]) -> str:
-    """Return mean and interval of a row's difference as the page prints them: to one decimal, signs as in text."""
+    """Return mean and interval of a row's difference as the page prints them."""
     low, high = ("class_il_ci_low", "class_il_ci_high") if "class_il_ci_low" in row else ("ci_low", "ci_high")
-    mean, low, high = (f"{float(row[name]):+.1f}".replace("-", MINUS) for name in ("class_il_diff", low, high))
+    mean, low, high = (signed(float(row[name])) for name in ("class_il_diff", low, high))
     return f"{mean} [{low}, {high}]"
 
 
@@ -274,14 +280,13 @@ def test_memory() -> None:
 
 def test_what_is_under_way() -> None:
     """On all images: the first seed of what is done, and the paired differences of TDM + DGM from a static mask."""
-    table = pandas.read_csv(REFERENCE / "cifar10-all" / "tables" / "all_cells.csv")
-    first = table[(table.status == "done") & (table.seed == 0)].set_index("method").class_il
+    runs = done("cifar10-all")
+    first = runs[runs.seed == 0].set_index("method").class_il
     methods = ("derpp", "rigl-derpp", "tdm-dgm-derpp", "static-derpp", "sparcl-derpp")
     dense, rigl, both, static, sparcl = (f"{first[method]:.1f}" for method in methods)
     words = f"DER++ {dense} % Class-IL, RigL {rigl}, TDM + DGM {both}, a static mask {static}, SparCL {sparcl}."
     assert words in FLAT
-    table = pandas.read_csv(REFERENCE / "cifar10-reduced" / "tables" / "all_cells.csv")
-    runs = table[table.status == "done"].set_index(["method", "seed"]).class_il
+    runs = done("cifar10-reduced").set_index(["method", "seed"]).class_il
     gaps = (runs["tdm-dgm-derpp"] - runs["static-derpp"]).dropna()
-    words = ", ".join(f"{gap:+.1f}".replace("-", MINUS) for gap in gaps)
+    words = ", ".join(map(signed, gaps))
     assert f"TDM + DGM minus a static mask is {words} points under the first {len(gaps)} of six seeds." in FLAT

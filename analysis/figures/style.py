@@ -243,10 +243,11 @@ def _wrap_footnote(figure: Figure) -> None:
     note: Text | None = figure._supxlabel  # type: ignore[attr-defined]
     if note is None:
         return
-    room, width = figure.bbox.width - note.get_window_extent().x0 - 4, note.get_window_extent().width
-    if width > room:
+    box = note.get_window_extent()
+    room = figure.bbox.x1 - box.x0 - 4
+    if box.width > room:
         lines = note.get_text().splitlines()
-        columns = int(0.95 * max(map(len, lines)) * room / width)  # letters are not equally wide
+        columns = int(0.95 * max(map(len, lines)) * room / box.width)  # letters are not equally wide
         note.set_text("\n".join(textwrap.fill(line, columns, break_on_hyphens=False) for line in lines))
 
 
