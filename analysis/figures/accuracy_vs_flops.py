@@ -55,7 +55,6 @@ def draw(scene: Scene) -> Drawing | None:
         scene,
         [
             Line2D([], [], label="dense learner", linestyle="none", markersize=9, **star),
-            Line2D([], [], label="other method", linestyle="none", marker="x", color=GREY),
             Line2D([], [], label="Pareto front", color=LIGHT, linewidth=4),
         ],
     )
@@ -66,8 +65,8 @@ def draw(scene: Scene) -> Drawing | None:
         "Accuracy against training FLOPs",
         "Final Class-IL accuracy (mean, 95 % t-interval) against the training FLOPs that the runs "
         f"executed. A line joins one method's sparsity levels{beside}; the wide grey line "
-        "is the Pareto front of the panel, which may lead off it. Methods off the axis are named with their "
-        "accuracy; a number beside one is its sparsity.",
+        "is the Pareto front of the panel, which may lead off it. Other methods are grey and named, off the axis with "
+        "their accuracy; a number beside one is its sparsity.",
         figure,
         drawn,
     )
