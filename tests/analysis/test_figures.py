@@ -134,6 +134,15 @@ def test_flops_figure_plots_the_means(draw, scene):
     assert all(ax.get_xscale() == "log" for ax in drawing.figure.axes)
 
 
+@pytest.mark.parametrize(("reference", "shown"), [("tdm-dgm-derpp", ["tdm-dgm", "static", "tdm"]), ("", ["static"])])
+def test_a_matrix_of_parts_shows_them_as_methods(tmp_path, reference, shown):
+    """Where the reference is SparCL without a part; beside SparCL itself they have their table alone."""
+    entries = [factory.entry(factory.cell(f"{b}-derpp", 0.9, 50, 0)) for b in ("static", "tdm", "tdm-dgm")]
+    scene = Scene(factory.collected(factory.write(tmp_path, factory.plan(entries, reference))))
+    assert scene.bundles == shown
+    assert [c.bundle for c in scene.shown_methods(50)] == sorted(shown, key=["static", "tdm", "tdm-dgm"].index)
+
+
 def test_mask_history_is_placed_in_epochs(tmp_path):
     entry = factory.entry(factory.cell("rigl-derpp", 0.9, 50, 0))
     record = factory.record(entry)
@@ -304,5 +313,5 @@ def test_the_legend_has_what_is_drawn_of_another_learner(draw, small):
 def test_bundles_are_filled_in_the_legend_as_on_the_only_learner(draw, small):
     legend = draw("accuracy_vs_flops", small(["sparcl-er", "rigl-er"], 0.75, "sparcl-er")).figure.legends[0]
     texts = [text.get_text() for text in legend.get_texts()]
-    assert texts == ["SparCL", "RigL", "dense learner", "other method", "Pareto front"]
+    assert texts == ["SparCL", "RigL", "dense learner", "Pareto front"]
     assert {handle.get_markerfacecolor() for handle in legend.legend_handles[:3]} == {"white"}
