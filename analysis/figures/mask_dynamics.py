@@ -85,7 +85,7 @@ def draw(scene: Scene) -> Drawing | None:
         _remark(gradient, "all others: every weight that exists receives its gradient", 0.08)
     gradient.set_ylim(bottom=0)
     if still:
-        _remark(churn, f"one mask throughout, no updates: {', '.join(still)}", 0.95)
+        _remark(churn, f"one mask throughout, no updates: {', '.join(still)}", 1.01)  # above what moves
     churn.set_ylabel("Churn: weights pruned\nin an update (%, log)")
     churn.set_yscale("log")
     _percent_axis(churn)
@@ -115,13 +115,13 @@ def draw(scene: Scene) -> Drawing | None:
 
 
 def _remark(ax: Axes, text: str, height: float) -> None:
-    """Small grey text at the right end of a panel."""
+    """Small grey text at the right end of a panel, at a height in shares of it."""
     ax.annotate(
         text,
         (0.99, height),
         xycoords="axes fraction",
         ha="right",
-        va="top" if height > 0.5 else "bottom",
+        va="bottom",
         fontsize=7,
         color=GREY,
         zorder=8,
