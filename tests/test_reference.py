@@ -285,7 +285,7 @@ def test_parts_in_short_training() -> None:
     gaps = runs["tdm-dgm-derpp"] - runs["static-derpp"]
     assert f"single seeds lie between {signed(gaps.min())} and {signed(gaps.max())}." in FLAT
     tdm, dgm = (rows("cifar10-reduced", "ablation_effects", part=part)[0] for part in ("TDM", "DGM"))
-    words = f"TDM is worth {rounded(tdm)} (adjusted p {float(tdm['p_fdr']):.3f}, exploratory), DGM {rounded(dgm)}."
+    words = f"TDM is worth {rounded(tdm)} (adjusted p {float(tdm['p_fdr']):.3f}, exploratory), DGM {rounded(dgm)};"
     assert words in FLAT
     methods = " ".join((TOP / "docs" / "methods.md").read_text(encoding="utf-8").split())
     words = f"planned contrast: {interval(gaps)}, within 2 points (n = {len(gaps)}). So 3.8 was one draw"
