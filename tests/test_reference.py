@@ -19,7 +19,10 @@ RATIO = "FLOPs, second / first"
 ALL = ("Class-IL (points)", "Verdict", "p", "p, within 2 points")
 FRESH = ("Fresh seeds (points)", "Fresh: verdict")
 PAGE = (TOP / "docs" / "results.md").read_text(encoding="utf-8")
-FLAT = " ".join(PAGE.split())
+FLAT, METHODS, PROTOCOL = (
+    " ".join((TOP / "docs" / f"{name}.md").read_text(encoding="utf-8").split())
+    for name in ("results", "methods", "protocol")
+)
 MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 
 
@@ -65,9 +68,8 @@ def test_the_fresh_seeds() -> None:
         **dict.fromkeys(("Static", "SNIP", "GMP"), "not told apart"),
     }  # fmt: skip
     assert "dense is higher by 4.70 points, RigL and SET are within 2 points, the others are not told apart" in FLAT
-    protocol = " ".join((TOP / "docs" / "protocol.md").read_text(encoding="utf-8").split())
     for row in rows.values():
-        assert row[FRESH[0]] in protocol.replace(" points", "")
+        assert row[FRESH[0]] in PROTOCOL.replace(" points", "")
 
 
 def finding(row: dict[str, str]) -> str:
@@ -287,17 +289,18 @@ def test_parts_in_short_training() -> None:
     tdm, dgm = (rows("cifar10-reduced", "ablation_effects", part=part)[0] for part in ("TDM", "DGM"))
     words = f"TDM is worth {rounded(tdm)} (adjusted p {float(tdm['p_fdr']):.3f}, exploratory), DGM {rounded(dgm)};"
     assert words in FLAT
-    methods = " ".join((TOP / "docs" / "methods.md").read_text(encoding="utf-8").split())
     words = f"planned contrast: {interval(gaps)}, within 2 points (n = {len(gaps)}). So 3.8 was one draw"
-    assert words in methods
-    assert f"varies by {gaps.std():.1f} points (standard deviation)" in methods
+    assert words in METHODS
+    assert f"varies by {gaps.std():.1f} points (standard deviation)" in METHODS
 
 
 def test_what_is_under_way() -> None:
     """On all images: the first seed of all five methods, the second of what is done."""
     runs = done("cifar10-all").set_index(["seed", "method"]).class_il
-    names = {"derpp": "DER++", "rigl-derpp": "RigL", "tdm-dgm-derpp": "TDM + DGM", "static-derpp": "a static mask"}
-    names["sparcl-derpp"] = "SparCL"
+    names = {
+        "derpp": "DER++", "rigl-derpp": "RigL", "tdm-dgm-derpp": "TDM + DGM", "static-derpp": "a static mask",
+        "sparcl-derpp": "SparCL",
+    }  # fmt: skip
     first, second = (
         [f"{name} {runs[seed, method]:.1f}" for method, name in names.items() if (seed, method) in runs.index]
         for seed in (0, 1)

@@ -132,7 +132,7 @@ class Scene:
     def _fitting(self, buffer: int) -> list[Configuration]:
         chosen = []
         for c in self.pool:
-            is_left_out = c.family == "ablation" and not self._compares_parts
+            is_left_out = c.family == "ablation" and not self._is_compared(c)
             fits = c.buffer in (0, buffer) and not c.setting and not is_left_out
             level = c.sparsity == 0 or abs(c.sparsity - self.focus) < MATCHED_TO or not self._is_compared(c)
             if fits and level:

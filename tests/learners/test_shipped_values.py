@@ -5,6 +5,7 @@ The official images where the data folder has them, else crops of the two photog
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import pytest
@@ -39,6 +40,7 @@ def crops(classes: int, count: int, generator: torch.Generator) -> tuple[torch.T
     return torch.stack(images), labels
 
 
+@functools.cache
 def crop_stream() -> Stream:
     info, generator = streams.describe("split-cifar10", {}), torch.Generator().manual_seed(0)
     (images, labels), (test_images, test_labels) = (crops(10, n, generator) for n in (PER_CLASS, TESTS))
