@@ -61,13 +61,13 @@ def draw(scene: Scene) -> Drawing | None:
             ax.set_xticks(range(1, tasks + 1))
             ax.set_xlim(0.8, tasks + 0.15)
     level = f" Sparse methods at {scene.focus:.2f}." if scene.sparse else ""
-    title = f"Average accuracy after each task, sparse methods at {scene.focus:.2f}," if scene.sparse else ""
+    title = "Average accuracy after each task" + (f" (sparse methods at {scene.focus:.2f})" if scene.sparse else "")
     banded = " and of ".join(filter(None, (scene.highlighted, "the dense learner")))
     band = f"; band (3 or more seeds): 95 % t-interval of {banded}" if scene.learners else ""
     return finish(
         scene,
         "accuracy_per_task",
-        title or "Average accuracy after each task",
+        title,
         f"Class-IL accuracy averaged over the tasks seen so far, after training each of them{band}.{level}",
         figure,
         [*drawn, *scene.unfinished(*scene.buffers)],
