@@ -38,7 +38,7 @@ def _main_cells(plan: Document) -> Cells:
                 "sparsity": sparsity,
                 "setting": (facts["learner"], buffer, sparsity),
                 "dense": (method, buffer, sparsity),
-                "is_sparse": sparsity > 0 and is_sparse_training(facts["family"], policies.get("sparsity")),
+                "is_sparse": sparsity > 0 and is_sparse_training(plan, method),
                 "parts": {part for part, kind in PARTS.items() if policies.get(kind) == part},
                 "in_ablation": ABLATION in entry["groups"],
             }

@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import plan
 from analysis.frames import DONE, POLICIES, Results, main_rows, missing_lines
 from analysis.plan import Plan
 
@@ -23,6 +22,7 @@ class Configuration:
         rows, done: its rows of the frame, and those with a finished run; ``n`` counts the latter.
         name: the method's label, with its settings where another configuration has the same label.
         params: resolved parameters, as ``component.key``, and the settings that sweeps set.
+        is_sparse_training: whether it is SparCL or a sparse-training method that SparCL competes with.
     """
 
     def __init__(self, rows: pd.DataFrame, ambiguous: bool) -> None:
@@ -35,6 +35,7 @@ class Configuration:
         self.family: str = first.family
         self.learner: str = first.learner
         self.bundle: str = first.bundle
+        self.is_sparse_training: bool = bool(first.is_sparse_training)
         self.policies: dict[str, str] = {kind: first[f"policy_{kind}"] for kind in POLICIES}
         self.task_il_only: bool = bool(first.task_il_only)
         self.sparsity: float = float(first.sparsity)
@@ -52,11 +53,6 @@ class Configuration:
     def paths(self) -> list[str]:
         """Paths of its finished cells."""
         return list(self.done.path)
-
-    @property
-    def is_sparse_training(self) -> bool:
-        """Whether it is SparCL or a sparse-training method that SparCL competes with."""
-        return plan.is_sparse_training(self.family, self.policies["sparsity"])
 
     def seeds(self, metric: str) -> dict[int, float]:
         """Seed to value over the finished cells."""

@@ -104,7 +104,8 @@ def read(plan_path: str | Path, table: str | Path) -> Results:
         path without its seed), ``groups``, ``main`` (whether the comparisons between methods have it), ``variant``,
         ``setting`` (what tells it from other configurations of that method, sparsity and buffer), ``params``,
         ``status``, ``reason``, what the plan says of the method (``label``, ``family``, ``learner``, ``bundle``,
-        ``policy_*``), and :data:`NUMBERS`: metrics in percent, FLOPs, bytes and seconds, nan where there is none.
+        ``is_sparse_training``, ``policy_*``), and :data:`NUMBERS`: metrics in percent, FLOPs, bytes and seconds, nan
+        where there is none.
 
     Raises:
         UserError: the plan is not one, or the table is not one of this plan.
@@ -167,6 +168,7 @@ def _planned(plan: Plan, entry: plans.CellEntry) -> dict[str, Any]:
         "family": method["family"],
         "learner": learner,
         "bundle": plans.bundle(cell["method"], learner),
+        "is_sparse_training": plans.is_sparse_training(plan.document, cell["method"]),
         **{f"policy_{kind}": method["policies"].get(kind) or "" for kind in POLICIES},
         "task_il_only": method["task_il_only"],
     }

@@ -209,11 +209,17 @@ def bundle(method: str, learner: str) -> str:
     return "" if method == learner else method.removesuffix(f"-{learner}")
 
 
-def is_sparse_training(family: str, sparsity_policy: str | None) -> bool:
-    """Whether a method is SparCL or one that it competes with (plug-ins of any family name too)."""
-    if family in ("sparse-baseline", "sparcl"):
+def is_sparse_training(plan: Document, method: str) -> bool:
+    """Whether a method is SparCL or one that it competes with (plug-ins of any family name too).
+
+    SparCL without a part is one of its ablations, and a method as the others only where the plan's reference is such.
+    """
+    facts, reference = plan["methods"][method], plan["methods"].get(plan["reference"] or "")
+    if facts["family"] == "ablation":
+        return reference is not None and reference["family"] == "ablation"
+    if facts["family"] in ("sparse-baseline", "sparcl"):
         return True
-    return bool(sparsity_policy) and family not in ("ablation", "isolation", "sibling")
+    return bool(facts["policies"].get("sparsity")) and facts["family"] not in ("isolation", "sibling")
 
 
 def shown(value: Any) -> str:

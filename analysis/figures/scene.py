@@ -43,15 +43,7 @@ class Scene:
     @functools.cached_property
     def sparse(self) -> list[Configuration]:
         """SparCL and the sparse-training baselines; SparCL without a part only where the reference is one."""
-        return [c for c in self.pool if c.sparsity > 0 and self._is_compared(c) and not c.setting]
-
-    def _is_compared(self, c: Configuration) -> bool:
-        return c.is_sparse_training or (c.family == "ablation" and self._compares_parts)
-
-    @functools.cached_property
-    def _compares_parts(self) -> bool:
-        plan = self.results.plan
-        return plan.reference in plan.methods and plan.methods[plan.reference]["family"] == "ablation"
+        return [c for c in self.pool if c.sparsity > 0 and c.is_sparse_training and not c.setting]
 
     @functools.cached_property
     def buffers(self) -> list[int]:
@@ -132,9 +124,9 @@ class Scene:
     def _fitting(self, buffer: int) -> list[Configuration]:
         chosen = []
         for c in self.pool:
-            is_left_out = c.family == "ablation" and not self._is_compared(c)
+            is_left_out = c.family == "ablation" and not c.is_sparse_training
             fits = c.buffer in (0, buffer) and not c.setting and not is_left_out
-            level = c.sparsity == 0 or abs(c.sparsity - self.focus) < MATCHED_TO or not self._is_compared(c)
+            level = c.sparsity == 0 or abs(c.sparsity - self.focus) < MATCHED_TO or not c.is_sparse_training
             if fits and level:
                 chosen.append(c)
         return chosen

@@ -1,4 +1,4 @@
-"""Dense continual-learning methods and SparCL."""
+"""Dense continual-learning methods, SparCL and the plan's reference."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from analysis.typeset import DASH, Table
 
 
 def table(results: Results) -> Table:
-    """Dense continual-learning methods against SparCL, per buffer."""
+    """Dense continual-learning methods against SparCL and the plan's reference, per buffer."""
     rows = configurations(frames.main_rows(results.frame))
-    rows = [row for row in rows if row.family not in ("sparse-baseline", "ablation")]
+    bundle, _ = results.plan.reference_parts
+    rows = [row for row in rows if row.family not in ("sparse-baseline", "ablation") or row.bundle == bundle]
     leading = [BUFFER, LABEL, SPARSITY]
     notes = []
     if any(row.buffer == 0 for row in rows):

@@ -137,10 +137,15 @@ def test_flops_figure_plots_the_means(draw, scene):
 @pytest.mark.parametrize(("reference", "shown"), [("tdm-dgm-derpp", ["tdm-dgm", "static", "tdm"]), ("", ["static"])])
 def test_a_matrix_of_parts_shows_them_as_methods(tmp_path, reference, shown):
     """Where the reference is SparCL without a part; beside SparCL itself they have their table alone."""
-    entries = [factory.entry(factory.cell(f"{b}-derpp", 0.9, 50, 0)) for b in ("static", "tdm", "tdm-dgm")]
-    scene = Scene(factory.collected(factory.write(tmp_path, factory.plan(entries, reference))))
+    methods = ["derpp", *(f"{bundle}-derpp" for bundle in ("static", "tdm", "tdm-dgm"))]
+    entries = [factory.entry(factory.cell(method, 0.9 if "-" in method else 0.0, 50, 0)) for method in methods]
+    results = factory.collected(factory.write(tmp_path, factory.plan(entries, reference)))
+    scene = Scene(results)
+    sparse = [f"{bundle}-derpp" for bundle in sorted(shown, key=["static", "tdm", "tdm-dgm"].index)]
     assert scene.bundles == shown
-    assert [c.bundle for c in scene.shown_methods(50)] == sorted(shown, key=["static", "tdm", "tdm-dgm"].index)
+    assert [c.method for c in scene.shown_methods(50)] == ["derpp", *sparse]
+    for name, rows in (("sparse_baselines", sparse), ("continual_learning", ["derpp", *filter(None, [reference])])):
+        assert [row["method"] for row in factory.rows(factory.table(results, name))] == rows
 
 
 def test_mask_history_is_placed_in_epochs(tmp_path):
