@@ -274,7 +274,7 @@ class LightCL(Learner):
     def terms(
         self, run: Run, images: Tensor, labels: Tensor, replays: list[Replay]
     ) -> tuple[dict[str, Tensor], Tensor]:
-        logits = run.model(images)
+        logits, *_ = run.logits(images)
         terms = {"stream": stream_loss(run, logits, labels)}
         if replays:
             ((held, _, old_logits),) = replays

@@ -11,8 +11,8 @@ step from the second task on. (mammoth's first version does this; its present on
 A-GEM-R, draws from a reservoir over the stream instead, as ER does; the images of the current task that it holds make
 the reference gradient agree with the step's own.
 
-The constraint is about the step that is made, so in sparse training the products go over the weights that exist. The
-reference gradient is the term ``memory`` of TDM's and DGM's importance.
+The constraint is about the step that is made, so in sparse training the products go over the weights that exist, with
+DGM over those that learn. The reference gradient is the term ``memory`` of TDM's and DGM's importance.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from sparcl.methods import learner
 from sparcl.protocol import Protocol
 
 
-def project(gradients: dict[str, Tensor], reference: dict[str, Tensor], exist: dict[str, Tensor]) -> bool:
+def project(gradients: dict[str, Tensor], reference: dict[str, Tensor], learning: dict[str, Tensor]) -> bool:
     """Project ``gradients`` in place so that their product with ``reference`` is not negative; return whether needed.
 
     Args:
         gradients: by parameter name, any shapes.
         reference: as ``gradients``.
-        exist: bool masks of the weights that the products go over, for some of the names; the others go in full.
+        learning: bool masks of the weights that the products go over, for some of the names; the others go in full.
     """
 
     def product(a: dict[str, Tensor], b: dict[str, Tensor]) -> Tensor:
-        parts = [(a[n] * b[n] * exist[n] if n in exist else a[n] * b[n]).sum(dtype=torch.float64) for n in a]
+        parts = [(a[n] * b[n] * learning[n] if n in learning else a[n] * b[n]).sum(dtype=torch.float64) for n in a]
         return torch.stack(parts).sum()
 
     along = product(gradients, reference)
@@ -84,7 +84,8 @@ class AGEMR(Rehearsal):
         reference = dict(zip(parameters, found, strict=True))
         if run.term_gradients:
             run.term_gradients["memory"] = {name: reference[name] for name in run.masks.parameters}
-        project({n: p.grad for n, p in parameters.items() if p.grad is not None}, reference, run.masks.weight)
+        learning = run.masks.gradient or run.masks.weight
+        project({n: p.grad for n, p in parameters.items() if p.grad is not None}, reference, learning)
 
 
 @learner("agem", "A-GEM")
