@@ -227,8 +227,8 @@ def best(rows: Mapping[Row, Mapping[Any, float]], higher_is_better: bool = True,
     """Return the row with the best mean if it is told apart from every other row; else None.
 
     The best is compared with each other row by a paired t-test on the seeds they share, Holm-corrected over these
-    comparisons. A row that shares fewer than 2 seeds with it gives no test, so nothing is best. Which row came out best
-    is chosen by the data, and the test is conditional on it.
+    comparisons, and has to be the better one on them. A row that shares fewer than 2 seeds with it gives no test, so
+    nothing is best. Which row came out best is chosen by the data, and the test is conditional on it.
 
     Args:
         rows: row to (seed to value); rows without a value do not take part.
@@ -237,6 +237,9 @@ def best(rows: Mapping[Row, Mapping[Any, float]], higher_is_better: bool = True,
     means = {row: float(sample.mean()) for row, sample in samples.items() if len(sample)}
     if len(means) < 2:
         return None
-    first = (max if higher_is_better else min)(means, key=lambda row: means[row])
-    p_values = holm([compare(rows[row], rows[first]).p for row in means if row != first])
-    return first if all(p < alpha for p in p_values) else None
+    sign = 1 if higher_is_better else -1
+    first = max(means, key=lambda row: sign * means[row])
+    found = [compare(rows[first], rows[row]) for row in means if row != first]
+    p_values = holm([paired.p for paired in found])
+    told = (sign * paired.mean > 0 and p < alpha for paired, p in zip(found, p_values, strict=True))
+    return first if all(told) else None

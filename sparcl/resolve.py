@@ -9,6 +9,7 @@ from typing import Any
 
 from sparcl import methods, models, streams
 from sparcl.cell import FIELDS, PROTOCOL, SETTINGS, Cell
+from sparcl.components import Clock, DataPolicy
 from sparcl.errors import UserError, suggest
 from sparcl.files import strict_yaml
 from sparcl.parameters import Parameter, Parameterized
@@ -69,20 +70,28 @@ def make(
     resolved, variant = _parameters(chosen, plain, dict(params or {}), hyperparameters)
     variant |= {f"stream.{key}": value for key, value in options.items()}
     variant |= {key: plain[key] for key in default if plain[key] != default[key]}
+    cell = Cell(**plain, stream_options=options, params=resolved, variant=variant)
     if resolved["protocol.last_batch"] == "drop":
         least = sum(info.train_sizes) if methods.learners()[chosen.learner].offline else min(info.train_sizes)
-        if checked["batch_size"] > least:
+        least -= _removed(cell, chosen, least)
+        if cell.batch_size > least:
             raise UserError(
-                f"batch_size: expected at most {least}, the images of the smallest task, as protocol.last_batch=drop "
-                f"leaves no batch of them, got {checked['batch_size']}"
+                f"batch_size: expected at most {least}, the images that the smallest task ends with, as "
+                f"protocol.last_batch=drop leaves no batch of them, got {cell.batch_size}"
             )
-    cell = Cell(**plain, stream_options=options, params=resolved, variant=variant)
     parts: list[type[Parameterized]] = [Protocol, *chosen.components]
     for part in parts:
         reason = cell.component(part).refuse(plain | resolved)
         if reason:
             raise UserError(reason)
     return cell
+
+
+def _removed(cell: Cell, chosen: methods.Method, size: int) -> int:
+    """Return how many of a task's ``size`` images its data policy removes before the last epoch."""
+    policies = [cell.component(part) for part in chosen.components if issubclass(part, DataPolicy)]
+    clocks = [Clock(epoch=epoch, epochs=cell.epochs) for epoch in range(cell.epochs)]
+    return sum(policy.planned_removals(size, clock) for policy in policies for clock in clocks)
 
 
 def from_dict(data: Mapping[str, Any]) -> Cell:

@@ -120,17 +120,25 @@ def test_a_stream_option_that_is_null_is_not_set() -> None:
     assert unset == plain
 
 
+def test_a_dropped_last_batch_must_not_be_all_that_removal_leaves() -> None:
+    """The smallest task of digits has 283 images; DDR leaves 283 - round(0.3 * 283) = 198 of them."""
+    settings = {"epochs": 3, "params": {"protocol.last_batch": "drop", "ddr.interval": 1, "ddr.cutoff": 2}}
+    resolve.make("split-digits", "static-ddr-er", 0.9, 20, batch_size=198, **settings)
+    with pytest.raises(UserError, match=r"batch_size: expected at most 198, .*, got 199"):
+        resolve.make("split-digits", "static-ddr-er", 0.9, 20, batch_size=199, **settings)
+
+
 @pytest.mark.parametrize(
-    ("method", "settings", "lines"),
+    ("method", "sparsity", "settings", "lines"),
     [
-        ("set-er", {"params": {"set.interval": 500}}, ["set.interval: no mask update in tasks of 1 epochs"]),
-        ("set-er", {"params": {"set.interval": 3}}, []),
-        ("static-ddr-er", {}, ["ddr.interval: no data removal in tasks of 1 epochs"]),
-        ("er", {}, []),
+        ("set-er", 0.9, {"params": {"set.interval": 500}}, ["set.interval: no mask update in tasks of 1 epochs of 18"]),
+        ("set-er", 0.9, {"params": {"set.interval": 3}}, []),
+        ("set-er", 0.0, {"params": {"set.interval": 500}}, []),
+        ("static-ddr-er", 0.9, {}, ["ddr.interval: no data removal in tasks of 1 epochs of 18"]),
+        ("er", 0.0, {}, []),
     ],
 )
-def test_a_schedule_in_which_nothing_happens_is_told(method, settings, lines, digits) -> None:
-    sparsity = 0.0 if method == "er" else 0.9
+def test_a_schedule_in_which_nothing_happens_is_told(method, sparsity, settings, lines, digits) -> None:
     run = trainer.Run(resolve.make("split-digits", method, sparsity, 20, epochs=1, width=4, **settings), digits)
     trainer.train(run)
     found = runner.idle(run)

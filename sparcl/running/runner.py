@@ -192,7 +192,7 @@ def _run(
     stop: Callable[[], bool],
 ) -> Record:
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    clock = time.perf_counter()
+    began = time.perf_counter()
     target, saved, key = folder / RECORD, folder / CHECKPOINT / "state.ckpt", checkpoint_key(wanted, stream.digest)
     if stop():
         raise Interrupted(cell.path)
@@ -202,6 +202,7 @@ def _run(
             _continue(run, saved, checkpoint.load(saved, key))
         except checkpoint.StaleCheckpoint as stale:
             print(f"{stale}: starting over")
+    began -= run.seconds.get("wall", 0.0)  # what earlier legs took
     last_saved = time.monotonic()
 
     def after_step(run: Run) -> None:
@@ -211,6 +212,7 @@ def _run(
         ends = now.step == now.steps and now.epoch == now.epochs - 1
         limit = min(checkpoint_seconds, TASK_END_SECONDS) if ends else checkpoint_seconds
         if stopping or time.monotonic() - last_saved >= limit:
+            run.seconds["wall"] = time.perf_counter() - began
             checkpoint.save(saved, key, run.state())
             last_saved = time.monotonic()
         if stopping:
@@ -229,7 +231,7 @@ def _run(
         except Diverged as found:
             diverged = found
             print(f"diverged: {found}")
-        seconds = time.perf_counter() - clock
+        seconds = time.perf_counter() - began
         if keep_model and diverged is None:
             model_file.save(folder / model_file.FILE, run, wanted)
         complete = record.write(target, _record(run, wanted, diverged, started, seconds, threads))
@@ -261,9 +263,10 @@ def _continue(run: Run, saved: Path, state: Mapping[str, Any]) -> None:
 def idle(run: Run) -> list[str]:
     """Return a line for each policy with an ``interval`` in whose whole run nothing happened: it was too long."""
     lines = []
-    length = f"{run.cell.epochs} epochs of {run.clock.steps} steps"
+    length = f"{run.cell.epochs} epochs of {run.clock.task_steps // run.cell.epochs} steps"
+    moved = any(entry["pruned"] or entry["grown"] for entry in run.mask_history)
     for policy, happened, what in (
-        (run.sparsity, any(entry["pruned"] or entry["grown"] for entry in run.mask_history), "no mask update"),
+        (run.sparsity, moved or not run.cell.sparsity, "no mask update"),
         (run.data, any(run.removed), "no data removal"),
     ):
         if "interval" in type(policy).parameters and not happened:

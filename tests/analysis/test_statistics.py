@@ -206,6 +206,13 @@ def test_nothing_is_best_where_one_row_ties_with_it():
     assert statistics.best(rows) is None
 
 
+def test_nothing_is_best_that_is_worse_on_the_seeds_in_common():
+    rows = {"more": seeded([70.0, 71.1, 70.2, 92, 91, 93]), "fewer": seeded([75.1, 76.0, 75.3])}
+    assert statistics.compare(rows["more"], rows["fewer"]).p < 0.001
+    assert statistics.best(rows) is None
+    assert statistics.best(rows, higher_is_better=False) is None
+
+
 def test_nothing_is_best_without_a_test():
     assert statistics.best({"a": {0: 90.0}, "b": {0: 89.9}}) is None
     assert statistics.best({"a": {0: 90.0, 1: 91.0}, "b": {2: 80.0, 3: 80.9}}) is None

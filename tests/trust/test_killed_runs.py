@@ -233,7 +233,9 @@ def test_a_signal_leaves_a_checkpoint(
     state = checkpoint.load(saved, key_of(whole))
     assert state["position"]["step"] > 0 or state["position"]["epoch"] > 0
     assert outcome(start(lambda: cli.main([*arguments, "60"]))) == 0
-    assert check(chosen, tmp_path / "stopped", whole)["measured"]["resumed"] == 1
+    measured = check(chosen, tmp_path / "stopped", whole)["measured"]
+    assert measured["resumed"] == 1
+    assert measured["wall_seconds"] > state["results"]["seconds"]["wall"] > 0  # of both legs
 
 
 @pytest.mark.parametrize(("number", "status"), SIGNALS[:2])
