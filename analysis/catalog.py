@@ -14,6 +14,8 @@ from sparcl.groups import APART, GAIN, PILOT, apart, budgets, in_main, is_losses
 
 PARTS = {"tdm": "sparsity", "ddr": "data", "dgm": "gradient"}
 """SparCL's parts, and the kind of policy that each is."""
+OFF = ("", "static")
+"""Sparsity policies of a method without TDM; RigL with data removal is no SparCL without it."""
 ABLATION = "ablation"
 """The group that the ablation is made of, where the matrix has it; else of all main cells."""
 SWEEP = "sweep_"
@@ -40,6 +42,7 @@ def _main_cells(plan: Document) -> Cells:
                 "dense": (method, buffer, sparsity),
                 "is_sparse": sparsity > 0 and is_sparse_training(plan, method),
                 "parts": {part for part, kind in PARTS.items() if policies.get(kind) == part},
+                "may_ablate": (policies.get("sparsity") or "") in (*OFF, "tdm"),
                 "in_ablation": ABLATION in entry["groups"],
             }
     return list(found.values())
@@ -54,6 +57,7 @@ def _rivals(cells: Cells) -> bool:
 
 def _ablation(cells: Cells) -> Cells:
     rows = [c for c in cells if c["in_ablation"]] or [c for c in cells if c["family"] in ("ablation", "sparcl")]
+    rows = [c for c in rows if c["may_ablate"]]
     return rows if any(c["family"] == "ablation" for c in rows) else []
 
 

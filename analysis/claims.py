@@ -162,12 +162,7 @@ def _against_baselines(
     ours: Sequence[Configuration], pool: Sequence[Configuration], contrasts: Sequence[Finding]
 ) -> Claim | None:
     baselines = [c for c in pool if c.n and c.sparsity > 0 and c.is_sparse_training and c.bundle != OURS]
-    pairs = [
-        (f"{_where(a)} against {b.label}", a, b)
-        for a in ours
-        for b in baselines
-        if (a.learner, a.buffer, a.sparsity) == (b.learner, b.buffer, b.sparsity)
-    ]
+    pairs = [(f"{_where(a)} against {b.label}", a, b) for a in ours for b in baselines if a.place == b.place]
     found = compare_all(pairs, "class_il")
     if not found:
         return None

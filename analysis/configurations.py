@@ -21,6 +21,7 @@ class Configuration:
         key: path of its cells without the seed.
         rows, done: its rows of the frame, and those with a finished run; ``n`` counts the latter.
         name: the method's label, with its settings where another configuration has the same label.
+        conditions: what of its protocol differs from the stream's (epochs, loss, ...); compared methods share it.
         params: resolved parameters, as ``component.key``, and the settings that sweeps set.
         is_sparse_training: whether it is SparCL or a sparse-training method that SparCL competes with.
     """
@@ -42,12 +43,18 @@ class Configuration:
         self.buffer: int = int(first.buffer)
         self.variant: str = first.variant
         self.setting: str = first.setting
+        self.conditions: tuple[tuple[str, Any], ...] = first.conditions
         self.params: dict[str, Any] = first.params
         self.name = f"{self.label} [{self.setting}]" if ambiguous and self.setting else self.label
         self.rows = rows
         self.done = rows[rows.status == DONE]
         self.n = len(self.done)
         self._means: dict[str, float] = {}
+
+    @property
+    def place(self) -> tuple:
+        """What compared configurations share: learner, buffer, sparsity and conditions."""
+        return self.learner, self.buffer, self.sparsity, self.conditions
 
     @property
     def paths(self) -> list[str]:
@@ -100,7 +107,7 @@ def by_values(rows: Sequence[Configuration], parameters: Sequence[str]) -> list[
 def reference_of(
     row: Configuration, pool: Sequence[Configuration], planned: Plan, same_learner: bool
 ) -> Configuration | None:
-    """What ``row`` is compared with: the plan's reference method at the same buffer.
+    """What ``row`` is compared with: the plan's reference method at the same buffer, trained under the same protocol.
 
     At the same sparsity where the reference has it, else at its lowest. With ``same_learner`` the reference's
     policies on the row's own learner (SparCL-ER for RigL-ER). None for the reference itself and where the
@@ -111,7 +118,7 @@ def reference_of(
         named = [c for c in pool if (c.bundle, c.learner) == (bundle, row.learner)]
     else:
         named = [c for c in pool if c.method == planned.reference]
-    candidates = [c for c in named if c.buffer == row.buffer and not c.setting]
+    candidates = [c for c in named if (c.buffer, c.conditions) == (row.buffer, row.conditions) and not c.setting]
     if not candidates:
         return None
     same = [c for c in candidates if c.sparsity == row.sparsity]
@@ -119,10 +126,18 @@ def reference_of(
     return None if chosen.key == row.key else chosen
 
 
+def default_of(row: Configuration, pool: Iterable[Configuration]) -> Configuration | None:
+    """Another configuration of the same method, sparsity and buffer, with no setting of its own."""
+    wanted = row.method, row.sparsity, row.buffer
+    same = (c for c in pool if (c.method, c.sparsity, c.buffer) == wanted)
+    return next((c for c in same if not c.setting and c.key != row.key), None)
+
+
 def dense_of(row: Configuration, pool: Sequence[Configuration]) -> Configuration | None:
-    """The dense run of the same learner and buffer."""
+    """The dense run of the same learner and buffer, trained under the same protocol."""
+    wanted = row.learner, row.buffer, row.conditions
     for c in pool:
-        if (c.method, c.buffer) == (row.learner, row.buffer) and c.sparsity == 0 and c.n and not c.setting:
+        if (c.method, c.buffer, c.conditions) == wanted and c.sparsity == 0 and c.n and not c.setting:
             return c
     return None
 

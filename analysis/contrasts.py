@@ -161,13 +161,13 @@ def contrasts(results: Results) -> list[Contrast]:
 def _contrast(
     first: str, second: str, is_planned: bool, pool: Sequence[Configuration], labels: Mapping[str, str]
 ) -> Contrast:
-    done = [c for c in pool if c.n]
+    done = [c for c in pool if c.n and (c.sparsity > 0 or not c.policies["sparsity"])]
     if first == DENSE:
         pairs = [(dense, c) for c in done if c.bundle == second and (dense := dense_of(c, done))]
     elif second == DENSE:
         pairs = [(c, dense) for c in done if c.bundle == first and (dense := dense_of(c, done))]
     else:
-        sides = [{(c.learner, c.buffer, c.sparsity): c for c in done if c.bundle == name} for name in (first, second)]
+        sides = [{c.place: c for c in done if c.bundle == name} for name in (first, second)]
         pairs = [(c, sides[1][setting]) for setting, c in sides[0].items() if setting in sides[1]]
     return Contrast(first, second, (labels[first], labels[second]), is_planned, tuple(pairs))
 

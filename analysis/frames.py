@@ -102,8 +102,9 @@ def read(plan_path: str | Path, table: str | Path) -> Results:
     Returns:
         The frame has the cell's fields (``stream``, ``method``, ``sparsity``, ...), ``path``, ``configuration`` (the
         path without its seed), ``groups``, ``main`` (whether the comparisons between methods have it), ``variant``,
-        ``setting`` (what tells it from other configurations of that method, sparsity and buffer), ``params``,
-        ``status``, ``reason``, what the plan says of the method (``label``, ``family``, ``learner``, ``bundle``,
+        ``setting`` (what tells it from other configurations of that method, sparsity and buffer), ``conditions`` (what
+        of its protocol differs from what stream and method's name imply: epochs, loss, ...), ``params``, ``status``,
+        ``reason``, what the plan says of the method (``label``, ``family``, ``learner``, ``bundle``,
         ``is_sparse_training``, ``policy_*``), and :data:`NUMBERS`: metrics in percent, FLOPs, bytes and seconds, nan
         where there is none.
 
@@ -163,6 +164,7 @@ def _planned(plan: Plan, entry: plans.CellEntry) -> dict[str, Any]:
         | cell["params"],
         "variant": variant_of(entry),
         "settings": tuple(f"{key}={shown(value)}" for key, value in sorted(entry["variant"].items())),
+        "conditions": tuple(item for item in sorted(entry["variant"].items()) if _is_condition(item[0])),
         "stream_label": plan.stream["label"],
         "label": method["label"],
         "family": method["family"],
@@ -172,6 +174,11 @@ def _planned(plan: Plan, entry: plans.CellEntry) -> dict[str, Any]:
         **{f"policy_{kind}": method["policies"].get(kind) or "" for kind in POLICIES},
         "task_il_only": method["task_il_only"],
     }
+
+
+def _is_condition(key: str) -> bool:
+    """Whether a setting is one that compared methods must share: of the training's protocol, of no component."""
+    return key.startswith("protocol.") or ("." not in key and key not in ("kernel", "device"))
 
 
 def _settings(frame: pd.DataFrame) -> list[str]:

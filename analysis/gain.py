@@ -95,8 +95,11 @@ def cells_of(results: Results) -> tuple[Cells, dict[str, str]]:
     levels = sorted({c.sparsity for c in found if c.sparsity}) or [0.0]
     cells: dict[tuple[Place, tuple], Configuration] = {}
     labels: dict[str, str] = {}
+    owners: dict[tuple[str, bool], str] = {}
     for c in found:
         training = "+".join(filter(None, (c.policies["sparsity"], c.policies["gradient"]))) or contrasts.DENSE
+        if owners.setdefault((training, bool(c.policies["data"])), c.bundle) != c.bundle:
+            training = c.bundle  # RigL-ERK beside RigL: the same policies with other values
         place = training, *protocols.of(c.params), bool(c.policies["data"])
         for sparsity in [c.sparsity] if c.sparsity else levels:
             cells[place, (c.learner, c.buffer, sparsity)] = c

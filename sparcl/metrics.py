@@ -11,11 +11,6 @@ from collections.abc import Sequence
 Matrix = Sequence[Sequence[float | None]]
 
 
-def empty(tasks: int) -> list[list[float | None]]:
-    """Return a T x T matrix of missing values."""
-    return [[None] * tasks for _ in range(tasks)]
-
-
 def _mean(values: Sequence[float | None]) -> float | None:
     if not values or any(value is None for value in values):
         return None

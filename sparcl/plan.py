@@ -23,8 +23,9 @@ from sparcl.running.identity import contents, identity, kernel_of
 SCHEMA = "sparcl-plan/2"
 START_SECONDS = 1.0
 """What a cell takes beside its steps, for the first estimate."""
-FLOPS_PER_SECOND, STEP_SECONDS = 4e10, 2e-3
-"""Of one core, for the first estimate: convolutions of a small network, and what a step takes beside them."""
+FLOPS_PER_SECOND, STEP_SECONDS = {"cpu": 4e10, "cuda": 5e12}, {"cpu": 2e-3, "cuda": 2e-2}
+"""Of one core or one GPU, for the first estimate: convolutions of a small network, and what a step takes beside them.
+Those of a GPU are a cautious guess and not measured."""
 BASE_MEGABYTES = 700
 """Of a process with the libraries loaded."""
 
@@ -115,20 +116,24 @@ def _bundle(name: str) -> str:
 
 
 def _bundles(matrix: Matrix) -> dict[str, str]:
-    """Return what tables call the bundles of the matrix and of its planned contrasts."""
-    named = {_bundle(name) for name in {cell.method for cell in matrix.cells}}
+    """Return what tables call the bundles of the matrix and of its planned contrasts, and methods of their own name."""
+    here = {cell.method for cell in matrix.cells}
+    labels = {name: bundle.label for name, bundle in methods.bundles().items()}
+    labels |= {name: methods.get(name).label for name in here if _bundle(name) == name}
+    named = {_bundle(name) for name in here}
     if matrix.analysis is not None:
         named |= {contrast[side] for contrast in matrix.analysis["contrasts"] for side in ("first", "second")}
-    return {name: bundle.label for name, bundle in sorted(methods.bundles().items()) if name in named}
+    return {name: label for name, label in sorted(labels.items()) if name in named}
 
 
 def resources(cell: Cell) -> dict[str, float]:
-    """Return a first estimate of what a cell needs: seconds of one core, and megabytes."""
+    """Return a first estimate of what a cell needs: seconds of one core, with a GPU where it has one, and megabytes."""
     facts = planning.facts(cell)
     info = streams.describe(cell.stream, dict(cell.stream_options))
     steps = cell.epochs * sum(info.train_sizes) / cell.batch_size
     computed = facts["weight_density"] if kernel_of(cell)["kernel"] == "sparse" else 1.0
-    seconds = START_SECONDS + steps * STEP_SECONDS + computed * facts["flops_dense"] / FLOPS_PER_SECOND
+    computing = computed * facts["flops_dense"] / FLOPS_PER_SECOND[cell.device]
+    seconds = START_SECONDS + steps * STEP_SECONDS[cell.device] + computing
     images = math.prod(info.shape) * (sum(info.train_sizes) + sum(info.test_sizes))
     held = 3 * facts["memory"]["activations"] + 8 * 4 * facts["memory"]["dense_parameters"] + images
     return {"seconds": round(seconds, 2), "memory_mb": round(BASE_MEGABYTES + held / 1e6)}

@@ -46,7 +46,6 @@ def test_what_is_not_there_is_undefined() -> None:
     assert metrics.forward_transfer(MATRIX, [0.0, 0, 0]) is None
     assert metrics.average([[GAP, GAP], [80.0, GAP]]) is None
     assert metrics.forgetting([[80.0]]) is None
-    assert metrics.empty(2) == [[None, None], [None, None]]
 
 
 def test_summary_names_its_formulas() -> None:

@@ -169,18 +169,20 @@ def _limit(ax: Axes, summaries: Sequence) -> None:
 
 
 def _others(ax: Axes, others: Sequence[Configuration]) -> None:
-    """Grey, directly labeled points of methods with no sparse version; those off the axis in a text below."""
+    """Grey, directly labeled points of methods with no sparse version; those off the axis in a text at its foot."""
     low, high = ax.get_ylim()
     gap = (high - low) * 0.055
-    below: list[Configuration] = []
+    above: list[Configuration] = []
     inside: list[Configuration] = []
+    below: list[Configuration] = []
     for c in sorted({c.key: c for c in others if c.n}.values(), key=lambda c: c.mean("class_il")):
         value = c.mean("class_il")
-        if math.isnan(value):
-            continue
-        (inside if low + gap <= value <= high - gap else below).append(c)
-    if below:
-        ax.set_ylim(low - 1.6 * gap, high)  # room for their text
+        if not math.isnan(value):
+            (above if value > high - gap else below if value < low + gap else inside).append(c)
+    texts = [f"{name} the axis: {_listed(off)}" for name, off in (("above", above), ("below", below)) if off]
+    lines = [line for text in texts for line in textwrap.wrap(text, 58)]
+    foot = 0.045 * len(lines) + 0.02 * bool(lines)
+    ax.set_ylim((low - foot * high) / (1 - foot), high)  # room for them, under every point
     places = style.spread([c.mean("class_il") for c in inside], gap, low + gap, high - gap)
     for c, place in zip(inside, places, strict=True):
         x = c.mean("flops_executed")
@@ -197,12 +199,11 @@ def _others(ax: Axes, others: Sequence[Configuration]) -> None:
             annotation_clip=False,
             arrowprops=LEADER,
         )
-    if below:
-        text = "off the axis: " + ", ".join(f"{level_label(c)}\u00a0{c.mean('class_il'):.0f}" for c in below)
+    if lines:
         ax.text(
             0.99,
-            0.02,
-            "\n".join(textwrap.wrap(text, 50)),
+            0.01,
+            "\n".join(lines),
             transform=ax.transAxes,
             fontsize=6.3,
             color=GREY,
@@ -211,6 +212,10 @@ def _others(ax: Axes, others: Sequence[Configuration]) -> None:
             zorder=6,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
         )
+
+
+def _listed(off: Sequence[Configuration]) -> str:
+    return ", ".join(f"{level_label(c)}\u00a0{c.mean('class_il'):.0f}" for c in off)
 
 
 def _grey(c: Configuration) -> dict[str, Any]:

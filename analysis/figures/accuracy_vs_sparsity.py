@@ -39,7 +39,7 @@ def draw(scene: Scene) -> Drawing | None:
         Patch(label="95 % interval, dense", facecolor="white", edgecolor=LIGHT, hatch="////", linewidth=0),
     ]
     legend(figure, scene, bands)
-    banded = f"{scene.highlighted} and of the baseline" if scene.highlighted else "the method"
+    banded = f"{scene.highlighted} and of the baseline with as many seeds" if scene.highlighted else "the method"
     return finish(
         scene,
         "accuracy_vs_sparsity",
@@ -61,7 +61,9 @@ def _sparsity_panel(ax: Axes, scene: Scene, learner: str, buffer: int, levels: S
         drawn += line
         if done := sorted((c for c in line if c.n), key=lambda c: c.sparsity):
             lines[bundle] = done
-    rivals = sorted((b for b in lines if b != scene.highlight), key=lambda b: -_average(lines[b]))
+    most = max((c.n for line in lines.values() for c in line), default=0)
+    whole = [b for b, line in lines.items() if b != scene.highlight and min(c.n for c in line) == most]
+    rivals = sorted(whole, key=lambda b: -_average(lines[b]))
     banded = {scene.highlight, *rivals[:1]}
     for rank, (bundle, line) in enumerate(lines.items()):
         sums = [summary(c, "class_il") for c in line]

@@ -15,6 +15,8 @@ from analysis.figures.scene import Drawing, Scene, finish, legend, look
 from analysis.figures.style import GREY, LIGHT
 from analysis.timing import Timed
 
+WHAT = {"step": "training step", "inference": "inference"}
+
 
 def draw(scene: Scene) -> Drawing | None:
     """Ratio of time against ratio of FLOPs, of a training step and of inference, by threads."""
@@ -22,10 +24,10 @@ def draw(scene: Scene) -> Drawing | None:
     if not any(timed.configuration.n for timed in found):
         return None
     threads = sorted({timed.row["threads"] for timed in found})
-    figure, axes = style.subplots(len(threads), 2, 9.2, 3.2 * len(threads) + 0.9, sharex=True, sharey=True)
+    figure, axes = style.subplots(len(threads), 2, 8.4, 3.2 * len(threads) + 0.9, sharex=True, sharey=True)
     for i, count in enumerate(threads):
         rows = [timed for timed in found if timed.row["threads"] == count]
-        for j, (what, title) in enumerate((("step", "training step"), ("inference", "inference"))):
+        for j, (what, title) in enumerate(WHAT.items()):
             _panel(axes[i][j], scene, rows, what)
             axes[i][j].set_title(f"{title}, {count} thread{'s' if count > 1 else ''}")
             if i == len(threads) - 1:
@@ -43,12 +45,14 @@ def draw(scene: Scene) -> Drawing | None:
         f"Measured on {machine.get('cpu')} ({machine.get('instruction_set')}).",
         figure,
         [timed.configuration for timed in found],
+        "one run each, medians over its steps and batches",
     )
 
 
 def _panel(ax: Axes, scene: Scene, rows: list[Timed], what: str) -> None:
     ax.set_xscale("log")
     ax.set_yscale("log")
+    ax.set_box_aspect(1)
     for bundle in scene.bundles:
         for learner in scene.learners:
             line = [t for t in rows if (t.configuration.bundle, t.configuration.learner) == (bundle, learner)]
@@ -70,9 +74,7 @@ def _minor(axis: Axis, value: float, _: int) -> str:
 
 
 def _limits(ax: Axes, found: Sequence[Timed]) -> None:
-    """Show every point, equal times, and the diagonal as far as the points go."""
-    x, y = (
-        [get(timed, what) for timed in found for what in ("step", "inference")] for get in (Timed.flops, Timed.time)
-    )
-    ax.set_xlim(min(x) / 1.15, 1.15 * max(x))
-    ax.set_ylim(min(1, *y) / 1.15, 1.15 * max(*x, *y))
+    """Show every point, equal times and the diagonal, by one scale for both axes."""
+    ratios = [get(timed, what) for timed in found for what in WHAT for get in (Timed.flops, Timed.time)]
+    ax.set_xlim(min(1, *ratios) / 1.15, 1.15 * max(ratios))
+    ax.set_ylim(ax.get_xlim())

@@ -176,13 +176,18 @@ def level_label(c: Configuration) -> str:
     return f"{c.label} {c.sparsity:.2f}" if c.sparsity else c.label
 
 
-def finish(scene: Scene, name: str, title: str, caption: str, figure, chosen: Iterable[Configuration]) -> Drawing:
-    """Give a figure its title and what stands under it; ``chosen`` are the configurations that it shows."""
+def finish(
+    scene: Scene, name: str, title: str, caption: str, figure, chosen: Iterable[Configuration], basis: str = ""
+) -> Drawing:
+    """Give a figure its title and what stands under it.
+
+    ``chosen`` are the configurations that it shows; ``basis`` says what its points are of, if not of all their seeds.
+    """
     chosen = list({c.key: c for c in chosen}.values())
-    missing = missing_of(chosen)
+    missing, basis = missing_of(chosen), basis or seeds_text(chosen)
     figure.suptitle(f"{title} on {scene.label}", fontsize=10.5, fontweight="bold", x=0.01, ha="left")
-    style.footnote(figure, f"{seeds_text(chosen)}{missing_text(missing)}")
-    return Drawing(name, title, f"{caption} {scene.label}, {seeds_text(chosen)}.", figure, missing)
+    style.footnote(figure, f"{basis}{missing_text(missing)}")
+    return Drawing(name, title, f"{caption} {scene.label}, {basis}.", figure, missing)
 
 
 def errors(s) -> np.ndarray | None:
@@ -191,11 +196,16 @@ def errors(s) -> np.ndarray | None:
 
 
 def legend(figure, scene: Scene, handles: Sequence[Artist] = (), **options) -> None:
-    """One legend for the bundles (color, marker) and, where there are others than ER and DER++, learners (filling)."""
-    entries = [
-        Line2D([], [], label=scene.results.plan.bundles[bundle], linewidth=1.4, **style.of(bundle, scene.face).marks)
-        for bundle in scene.bundles
-    ]
+    """One legend for the bundles (color, marker) and, where there are others than ER and DER++, learners (filling).
+
+    A bundle with fewer seeds than others says how many.
+    """
+    most = max((c.n for c in scene.sparse), default=0)
+    entries = []
+    for bundle in scene.bundles:
+        n = max(c.n for c in scene.sparse if c.bundle == bundle)
+        label = scene.results.plan.bundles[bundle] + (f" (n = {n})" if 0 < n < most else "")
+        entries.append(Line2D([], [], label=label, linewidth=1.4, **style.of(bundle, scene.face).marks))
     fillings = [
         Line2D([], [], label=f"on {scene.learner_label(learner)}", linestyle="none", **style.filling(learner).marks)
         for learner in scene.learners

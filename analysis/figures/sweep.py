@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 
 from analysis import frames
 from analysis.catalog import SWEEP
-from analysis.configurations import Configuration, by_values, configurations, missing_of
+from analysis.configurations import Configuration, by_values, configurations, default_of, missing_of
 from analysis.figures import style
 from analysis.figures.scene import (
     BAND,
@@ -55,10 +55,14 @@ def draw(scene: Scene, group: str) -> Drawing | None:
     panels = PANELS
     if all(c.task_il_only for c in done):
         panels = {"task_il": TASK_IL} | {key: text for key, text in PANELS.items() if key != "class_il"}
+    drawn, off = list(rows), {}
+    if listed:  # beside what they are compared with
+        defaults = {c.key: c for one in done if (c := default_of(one, (*scene.pool, *rows))) and c.n}
+        done = [*done, *(c for key, c in defaults.items() if key not in {one.key for one in done})]
+        drawn += done
     height = 0.22 * len(done) + 1.4 if listed else 3.5
     figure, axes = style.subplots(1, 2, 9.0, height, sharex=not listed)
     pairs = list(zip(axes[0], panels.items(), strict=True))
-    drawn, off = list(rows), {}
     if listed:
         named = [] if one_at_a_time else parameters
         _listed(pairs, by_values(done, named), named)
@@ -201,4 +205,5 @@ def _listed(
         ax.tick_params(axis="y", labelsize=6.8, length=0)
         ax.set_ylim(-0.6, len(done) - 0.4)
         ax.set_xlabel(label)
+    pairs[1][0].set_xlim(left=0)
     style.power_in_label(pairs[1][0].xaxis)

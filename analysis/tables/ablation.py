@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis import frames
-from analysis.catalog import ABLATION, PARTS
+from analysis.catalog import ABLATION, OFF, PARTS
 from analysis.configurations import Configuration, configurations
 from analysis.frames import Results
 from analysis.tables.columns import BUFFER, LABEL, MEGABYTE, SPARSITY
@@ -24,9 +24,13 @@ def parts_of(row: Configuration) -> frozenset[str]:
 
 
 def ablation_rows(results: Results) -> list[Configuration]:
-    """The ablation group; without one, SparCL's parts and the static mask at whatever sparsities the plan has."""
+    """The ablation group; without one, SparCL's parts and the static mask at whatever sparsities the plan has.
+
+    Other ways to train sparsely are left out: RigL with data removal is no SparCL without TDM.
+    """
     group = frames.in_group(results.frame, ABLATION)
     rows = configurations(group if len(group) else frames.main_rows(results.frame))
+    rows = [row for row in rows if row.policies["sparsity"] in (*OFF, "tdm")]
     return rows if len(group) else [r for r in rows if r.family in ("ablation", "sparcl") or r.bundle == "static"]
 
 

@@ -28,16 +28,12 @@ def steps(rows: Sequence[Configuration]) -> list[Step]:
     """
     found = []
     for off, on in itertools.permutations(rows, 2):
-        same = [row for row in rows if _setting(row) == _setting(off)]
+        same = [row for row in rows if row.place == off.place]
         is_next = not any(parts_of(off) < parts_of(row) < parts_of(on) for row in same)
         if on in same and parts_of(off) < parts_of(on) and is_next:
             found.append(("+".join(p.upper() for p in PARTS if p in parts_of(on) - parts_of(off)), off, on))
     order = [part.upper() for part in PARTS]
     return sorted(found, key=lambda step: order.index(step[0]) if step[0] in order else len(order))
-
-
-def _setting(row: Configuration) -> tuple:
-    return row.buffer, row.learner, row.sparsity
 
 
 def table(results: Results) -> Table:

@@ -11,6 +11,7 @@ from analysis import frames, regime, statistics
 from analysis.configurations import Configuration, configurations, missing_of, reference_of
 from analysis.contrasts import OURS
 from analysis.frames import Results
+from analysis.plan import shown
 from analysis.statistics import ALPHA
 from analysis.tables import columns as shared
 from analysis.typeset import Column, Measure, Row, Table
@@ -54,6 +55,16 @@ def measures(
     return result
 
 
+def _conditions_note(rows: Iterable[Configuration]) -> list[str]:
+    """Say which rows were trained under other protocols, if not all share one."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        text = ", ".join(f"{key} {shown(value)}" for key, value in row.conditions) or "the stream's protocol"
+        found.setdefault(text, []).append(row.name)
+    lists = [f"{', '.join(dict.fromkeys(names))} ({text})" for text, names in found.items()]
+    return [f"Rows of different protocols are not compared: {'; '.join(lists)}."] if len(lists) > 1 else []
+
+
 def beside_ours(rows: Iterable[Configuration]) -> str:
     """What a title adds where SparCL is among the rows."""
     return " and SparCL" if any(row.bundle == OURS for row in rows) else ""
@@ -75,7 +86,7 @@ def comparison(
     def against(row: Configuration) -> Configuration | None:
         return reference_of(row, pool, results.plan, same_learner)
 
-    found = measures(rows, shared.METRIC_COLUMNS, against, block)
+    found = measures(rows, shared.METRIC_COLUMNS, against, lambda row: f"{block(row)} {row.conditions}")
     made = []
     for index, row in enumerate(rows):
         values: dict[str, Any] = shared.identity_values(row) | shared.flops_values(row, pool) | extra(row, pool)
@@ -96,7 +107,7 @@ def comparison(
         text += ", same buffer and sparsity (its lowest sparsity for dense rows)"
     all_notes = [
         *regime.notes(results), shared.spread_note(rows), shared.bold_note(rows, block_text),
-        shared.reference_note(text), shared.FORGETTING_NOTE, shared.FLOPS_NOTE, *notes,
+        shared.reference_note(text), *_conditions_note(rows), shared.FORGETTING_NOTE, shared.FLOPS_NOTE, *notes,
     ]  # fmt: skip
     columns = [
         *shared.identity_columns(), *leading, *shared.METRIC_COLUMNS.values(), *shared.FLOPS, *trailing, shared.AGAINST,

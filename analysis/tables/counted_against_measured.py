@@ -51,8 +51,9 @@ def table(results: Results) -> Table:
         "Run: executed training FLOPs, and training time of the records (mean over seeds, beside other cells, with as "
         "many threads as the records had) against the dense learner's records, whose kernel is the one that 'auto' "
         "gives it, which may be the sparse one too.",
-        "Peak memory: of the process, libraries included. Dense model, on disk: tensors of the trained model, in full "
-        "and with masked layers as values and a bitmap (docs/export.md).",
+        "Peak memory: of the process, libraries included. Dense model, on disk: tensors of the timed model, in full "
+        "and with masked layers as values and a bitmap (docs/export.md); between its updates SparCL holds more "
+        "weights than it ends with.",
         f"{PHONE}: a training step of a ResNet-18 on Split-CIFAR-10 (batch 32) on eight cores of a Samsung Galaxy S20, "
         "its compiler's sparse kernels against its dense ones, as the paper reports it (from a public reading); other "
         "network, images, processor and code, so a row to stand beside and not to compare with.",
@@ -61,5 +62,6 @@ def table(results: Results) -> Table:
         notes.append(
             f"Measured on: {machine.get('cpu')}, {machine.get('instruction_set')}, torch {machine.get('torch')}."
         )
-    missing = () if found else (f"{timing.FILE}: not there; the workflow's rule timing, or 'sparcl time', writes it",)
+    nothing = f"{timing.FILE}: not there or empty; the workflow's rule timing, or 'sparcl time', times cells of the CPU"
+    missing = () if found else (nothing,)
     return Table("counted_against_measured", "FLOPs counted and time measured", columns, rows, notes, missing)

@@ -6,7 +6,7 @@ from typing import Any
 
 from analysis import frames
 from analysis.catalog import SWEEP
-from analysis.configurations import Configuration, by_values, configurations, missing_of
+from analysis.configurations import Configuration, by_values, configurations, default_of, missing_of
 from analysis.frames import Results
 from analysis.tables import columns as shared
 from analysis.tables.comparison import measures
@@ -22,9 +22,7 @@ def table(results: Results, group: str) -> Table:
     pool = configurations(frames.main_rows(results.frame))
 
     def default(row: Configuration) -> Configuration | None:
-        key = row.method, row.sparsity, row.buffer
-        same = (c for c in (*pool, *rows) if (c.method, c.sparsity, c.buffer) == key)
-        return next((c for c in same if not c.setting and c.key != row.key), None)
+        return default_of(row, (*pool, *rows))
 
     found = measures(rows, shared.METRIC_COLUMNS, default)
     made = []

@@ -31,7 +31,7 @@ from sparcl.masks import MaskSet, allocate, at_random
 from sparcl.optimizer import SGD
 
 SPARSITIES = (0.75, 0.90, 0.95)
-PAPERS_STEPS = 1560
+PAPERS_STEPS = 1565
 """Steps between two mask updates in the SparCL paper: 5 epochs of 10,000 images in batches of 32."""
 
 

@@ -93,7 +93,7 @@ def run_cell(
     wanted = identity.identity(cell)
     if planned is not None and planned != wanted:
         raise UserError(
-            f"{cell.path}: code, library versions or data have changed since the cell was planned "
+            f"{cell.path}: code, library versions, data or instruction set have changed since the cell was planned "
             f"(identity {wanted[:12]}, planned {planned[:12]}); start the run again"
         )
     earlier = None if force else _finished(folder, cell, wanted, keep_model)

@@ -217,6 +217,18 @@ def test_the_first_claim_refers_to_it(crossed, rows):
     assert f": {value:+.2f}".replace("-", "\u2212") in claim.highlights[0]
 
 
+def test_bundles_of_the_same_policies_are_two_ways_of_training(tmp_path):
+    """RigL-ERK is RigL with another allocation: neither hides the other."""
+    entries = [
+        factory.entry(factory.cell(method, 0.9 * ("-" in method), 50, seed), ["gain"])
+        for method in ("derpp", "rigl-derpp", "rigl-erk-derpp") for seed in range(2)
+    ]  # fmt: skip
+    results = factory.collected(factory.write(tmp_path, factory.plan(entries, sweeps={"gain": [HEAD, REPLAY]})))
+    cells, labels = gain.cells_of(results)
+    assert sorted(labels.values()) == ["RigL", "RigL-ERK", "dense"]
+    assert {c.label for c in cells.values()} == {"DER++", "RigL-DER++", "RigL-ERK-DER++"}
+
+
 def test_without_sparcls_cells_there_is_no_comparison_but_the_effects(tmp_path):
     plan = factory.plan(items())
     for number, names in enumerate((["sparcl-derpp"], ["sparcl-derpp", "tdm-dgm-derpp"])):

@@ -179,6 +179,37 @@ def test_a_contrast_may_be_between_any_two_bundles_in_either_order(matrix):
     assert back.pooled("class_il").mean == pytest.approx(-one_way.pooled("class_il").mean)
 
 
+def test_methods_of_different_protocols_are_not_compared(tmp_path):
+    """A dense learner of 20 epochs and a static mask with another loss stand in tables, and against nothing."""
+    items = [
+        factory.entry(factory.cell(method, 0.9 * ("-" in method), 50, seed, **fields), variant=variant)
+        for method, fields, variant in (
+            ("sparcl-derpp", {}, {}), ("rigl-derpp", {}, {}), ("derpp", {"epochs": 20}, {"epochs": 20}),
+            ("static-derpp", {"params": {"protocol.single_head": False}}, {"protocol.single_head": False}),
+            ("set-derpp", {}, {"set.interval": 63, "kernel": "dense"}),
+        ) for seed in range(3)
+    ]  # fmt: skip
+    results = factory.collected(factory.write(tmp_path, factory.plan(items)))
+    rows = factory.rows(factory.table(results, "primary"))
+    assert [row["contrast"] for row in rows] == ["SparCL minus RigL", "SparCL minus SET"]
+    made = factory.table(results, "sparse_baselines")
+    references = {row["method"]: row["reference"] for row in factory.rows(made)}
+    assert references["static-derpp"] == ""
+    assert references["rigl-derpp"].startswith("split-digits/sparcl-derpp")
+    assert any(note.endswith("Static-DER++ (protocol.single_head false).") for note in made.notes)
+    assert factory.rows(factory.table(results, "continual_learning"))[0]["reference"] == ""
+    assert not [claim for claim in claims.claims(results) if "against DER++" in str(claim)]
+
+
+def test_a_sparse_method_without_zeros_is_in_no_contrast(tmp_path):
+    items = [
+        factory.entry(factory.cell(method, sparsity, 50, seed))
+        for method, sparsity in (("derpp", 0.0), ("sparcl-derpp", 0.0), ("sparcl-derpp", 0.9)) for seed in range(3)
+    ]  # fmt: skip
+    (row,) = factory.rows(factory.table(factory.collected(factory.write(tmp_path, factory.plan(items))), "primary"))
+    assert (row["contrast"], row["settings"]) == ("SparCL minus dense", "1")
+
+
 def test_a_planned_contrast_that_nothing_was_run_for_keeps_its_row(tmp_path):
     items = [factory.entry(factory.cell(m, s, 50, seed)) for m, s in (("sparcl-er", 0.9), ("er", 0.0))
              for seed in range(3)]  # fmt: skip

@@ -144,6 +144,17 @@ def test_ablation_effects_are_paired_with_all_else_equal(made, matrix):
     )
 
 
+def test_other_sparse_training_is_no_sparcl_without_a_part(tmp_path):
+    """RigL with data removal has the family of an ablation, and a group may name RigL itself."""
+    methods = ("rigl-derpp", "rigl-ddr-derpp", "static-derpp", "sparcl-derpp")
+    items = [factory.entry(factory.cell(method, 0.9, 50, seed), ["ablation"]) for method in methods for seed in (0, 1)]
+    results = factory.collected(factory.write(tmp_path, factory.plan(items)))
+    assert {row["method"] for row in factory.rows(factory.table(results, "ablation"))} == set(methods[2:])
+    effects = factory.rows(factory.table(results, "ablation_effects"))
+    assert [(row["off"], row["on"]) for row in effects] == [("Static-DER++", "SparCL-DER++")]
+    assert "ablation" not in catalog.tables(factory.plan(items[:4]))
+
+
 def test_a_pair_of_the_ablation_differs_in_more_where_nothing_is_between():
     """TDM and DGM were run together only: from a static mask to both is one step."""
     from analysis.tables import ablation_effects
@@ -151,7 +162,7 @@ def test_a_pair_of_the_ablation_differs_in_more_where_nothing_is_between():
     class Part:
         def __init__(self, *parts):
             self.policies = {kind: part if part in parts else None for part, kind in catalog.PARTS.items()}
-            self.buffer, self.learner, self.sparsity = 200, "derpp", 0.9
+            self.place = "derpp", 200, 0.9, ()
 
     static, both, all_three = Part(), Part("tdm", "dgm"), Part("tdm", "ddr", "dgm")
     assert ablation_effects.steps([all_three, static, both]) == [

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparcl import cli, groups, matrix, plan, resolve
+from sparcl import cli, groups, matrix, methods, plan, resolve
 from sparcl.errors import UserError
 from sparcl.files import strict_yaml
 from sparcl.kernels import library
@@ -447,9 +447,28 @@ def test_the_first_estimate_counts_what_the_kernel_computes() -> None:
 
     masked = estimate("static-derpp", 0.9, kernel="dense")
     assert masked == estimate("derpp", 0.0)
-    steps = plan.STEP_SECONDS * 10 * 1437 / 16
+    steps = plan.STEP_SECONDS["cpu"] * 10 * 1437 / 16
     beside = plan.START_SECONDS + steps
     assert estimate("static-derpp", 0.9) - beside == pytest.approx(0.1 * (masked - beside), rel=0.05)
+
+
+def test_the_first_estimate_knows_a_gpu() -> None:
+    """DER++ by the paper's protocol: 78,125 steps and 2.2e16 FLOPs, 25 core-days less than two hours of a GPU."""
+    cpu, gpu = (
+        plan.resources(resolve.make("split-cifar10", "derpp", 0.0, 500, 0, device=device))["seconds"] / 3600
+        for device in ("cpu", "cuda")
+    )
+    assert cpu > 100
+    assert 1 < gpu < 2
+
+
+def test_a_method_of_its_own_name_has_a_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole method on a learner is its own bundle: tables and figures look its label up."""
+    methods.discover()
+    monkeypatch.setattr(methods, "_aliases", dict(methods._aliases))
+    methods.method("rigl-slow", "Slow RigL", "sparse-baseline", "derpp", sparsity="rigl")
+    config = changed(groups={"all": {"methods": ["derpp", "rigl-slow"], "buffers": [50], "sparsities": [0.9]}})
+    assert plan.make(matrix.from_dict(config))["bundles"] == {"rigl-slow": "Slow RigL"}
 
 
 def test_bad_config_ends_with_status_2_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
