@@ -34,7 +34,7 @@ def draw(scene: Scene) -> Drawing | None:
                 axes[i][j].set_xlabel("times fewer FLOPs, counted (log)")
         axes[i][0].set_ylabel("times less time, measured (log)")
     _limits(axes[0][0], found)  # of all panels, which share their axes
-    legend(figure, scene)
+    legend(figure, scene, seeds=False)
     return finish(
         scene,
         "counted_against_measured",

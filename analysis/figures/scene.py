@@ -195,16 +195,16 @@ def errors(s) -> np.ndarray | None:
     return None if math.isnan(s.ci_low) else np.array([[s.mean - s.ci_low], [s.ci_high - s.mean]])
 
 
-def legend(figure, scene: Scene, handles: Sequence[Artist] = (), **options) -> None:
+def legend(figure, scene: Scene, handles: Sequence[Artist] = (), seeds: bool = True, **options) -> None:
     """One legend for the bundles (color, marker) and, where there are others than ER and DER++, learners (filling).
 
-    A bundle with fewer seeds than others says how many.
+    With ``seeds`` a bundle that has fewer than others says how many.
     """
     most = max((c.n for c in scene.sparse), default=0)
     entries = []
     for bundle in scene.bundles:
         n = max(c.n for c in scene.sparse if c.bundle == bundle)
-        label = scene.results.plan.bundles[bundle] + (f" (n = {n})" if 0 < n < most else "")
+        label = scene.results.plan.bundles[bundle] + (f" (n = {n})" if seeds and 0 < n < most else "")
         entries.append(Line2D([], [], label=label, linewidth=1.4, **style.of(bundle, scene.face).marks))
     fillings = [
         Line2D([], [], label=f"on {scene.learner_label(learner)}", linestyle="none", **style.filling(learner).marks)

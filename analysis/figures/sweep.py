@@ -205,5 +205,6 @@ def _listed(
         ax.tick_params(axis="y", labelsize=6.8, length=0)
         ax.set_ylim(-0.6, len(done) - 0.4)
         ax.set_xlabel(label)
-    pairs[1][0].set_xlim(left=0)
-    style.power_in_label(pairs[1][0].xaxis)
+    flops = pairs[1][0]
+    flops.set_xlim(0, 1.04 * flops.get_xlim()[1])
+    style.power_in_label(flops.xaxis)
