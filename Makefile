@@ -82,7 +82,8 @@ pins: $(STAMP)
 hashes: $(STAMP)
 	$(BIN)/python workflow/scripts/pins.py --hashes > requirements-hashed.txt
 
-$(STAMP): pyproject.toml constraints.txt
+# The kernel is compiled with the package: its sources make it stale, too.
+$(STAMP): pyproject.toml constraints.txt $(wildcard sparcl/kernels/csrc/*)
 	@test -n "$(PYTHON)" || { echo 'error: Python 3.11 or newer is needed (name it with make PYTHON=...)' >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 		echo 'error: $(PYTHON) cannot make a virtual environment (on Debian: apt install python3-venv)' >&2; exit 2; }
@@ -90,8 +91,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench,export,test]'
 	@touch $@
 
+# Not .snakemake: by what it remembers a result is known to be stale.
 clean:
-	rm -rf .snakemake .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks build *.egg-info
+	rm -rf .snakemake/log .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks build *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from analysis.plan import Document, bundle, is_sparse_training
+from sparcl.costs import published
 from sparcl.groups import APART, GAIN, PILOT, apart, budgets, in_main, is_losses, swept
 
 PARTS = {"tdm": "sparsity", "ddr": "data", "dgm": "gradient"}
@@ -99,7 +100,7 @@ TABLES: dict[str, Applies] = {
     "sweep": _any,
     "budget": lambda cells, plan: budgets(plan["config"]),
     "losses_as_published": lambda cells, plan: any(map(is_losses, plan["config"]["groups"])),
-    "published": lambda cells, plan: True,
+    "published": lambda cells, plan: plan["stream"]["name"] in {figure.stream for figure in published.load()},
     "all_cells": lambda cells, plan: True,
 }
 FIGURES: dict[str, Applies] = {

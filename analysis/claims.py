@@ -1,4 +1,4 @@
-"""What the paper claims, and what this matrix measured, in plain words."""
+"""What is asked of this matrix, by the paper's claims and by its own plan, and what it measured, in plain words."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from analysis import gain, statistics
-from analysis.configurations import Configuration, dense_of, flops_ratio, plain
-from analysis.contrasts import DENSE, HIGHER, LOWER, NOT_TESTED, NOT_TOLD, OURS, Finding, findings
+from analysis import frames, gain, statistics, timing
+from analysis.configurations import Configuration, configurations, dense_of, flops_ratio, plain
+from analysis.contrasts import DENSE, HIGHER, LOWER, NOT_TESTED, NOT_TOLD, OURS, Finding, findings, pooled
 from analysis.frames import Results
 from analysis.gain import Effect
 from analysis.statistics import ALPHA, Paired
 from analysis.typeset import TIMES, difference, fixed, p_equals
+from sparcl.groups import budgets
 
 BY_TASK_IL = {"regularization", "isolation", "sibling", "agem", "agem_r"}
 """Families and methods whose papers are about Task-IL (A-GEM knows the task of an image)."""
@@ -22,14 +23,17 @@ GAIN = "config/split-digits-gain.yaml (its committed table: results/reference/sp
 
 FEW = 8
 """Exceptions that an answer names itself; more stand among its comparisons only."""
+LEDGERS = {"executed": "flops_executed", "by the paper's count": "flops_paper"}
+RELEASED = "sparcl-released"
+"""SparCL as its released code has it: no rival of SparCL."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim under test.
+    """One claim under test, or one question.
 
     Attributes:
-        claim: what the paper says.
+        claim: what the paper says (of a question: what is asked).
         answer: what was measured, in a sentence or two.
         details: one line per comparison behind it.
         highlights: lines that belong to the answer itself.
@@ -39,6 +43,7 @@ class Claim:
     answer: str
     details: Sequence[str] = ()
     highlights: Sequence[str] = ()
+    kind: str = "Claim"
 
 
 @dataclass(frozen=True)
@@ -86,54 +91,100 @@ def _where(c: Configuration) -> str:
 
 
 def claims(results: Results) -> list[Claim]:
-    """The claims that this matrix can speak to, answered."""
+    """The claims that this matrix can speak to, and its own questions, answered."""
     pool = plain(results)
     ours = [c for c in pool if c.bundle == OURS and c.n and c.sparsity > 0]
     found = findings(results)
     answers = [
-        _gain(ours, pool, found, _parts(results)), _fewer_flops(ours, pool), _against_baselines(ours, pool, found),
+        _planned(found),
+        _budgets(results),
+        _gain(ours, pool, found, _parts(results)),
+        _fewer_flops(ours, pool, results),
+        _against_baselines(ours, pool, found),
         _beats_finetuning(pool),
-    ]  # fmt: skip
+    ]
     return [answer for answer in answers if answer is not None]
 
 
-def _fewer_flops(ours: Sequence[Configuration], pool: Sequence[Configuration]) -> Claim | None:
-    best = {}
-    for ledger in ("flops_paper", "flops_executed"):
-        ratios = [(flops_ratio(c, pool, ledger), c) for c in ours]
-        ratios = [(ratio, c) for ratio, c in ratios if not math.isnan(ratio)]
-        if ratios:
-            best[ledger] = max(ratios, key=lambda pair: pair[0])
-    if "flops_executed" not in best:
+def _planned(contrasts: Sequence[Finding]) -> Claim | None:
+    """The planned contrasts that are no claim's: those without SparCL."""
+    own = [c for c in contrasts if c.contrast.is_planned and OURS not in (c.contrast.first, c.contrast.second)]
+    lines = [c.line() for c in own if c.paired.n]
+    if not lines:
         return None
-    names = {"flops_paper": "by the paper's count", "flops_executed": "by what the runs executed"}
-    texts = [f"{fixed(ratio, 1)}{TIMES} {names[ledger]} ({_where(c)})" for ledger, (ratio, c) in best.items()]
-    details = [
-        f"{_where(c)}: {fixed(flops_ratio(c, pool, 'flops_paper'), 1)}{TIMES} paper, "
-        f"{fixed(flops_ratio(c, pool, 'flops_executed'), 1)}{TIMES} executed"
-        for c in ours
-    ]
-    return Claim(
-        f"Up to 23{TIMES} fewer training FLOPs than the dense method.",
-        f"Measured: up to {' and '.join(texts)}. FLOPs are counted, not timed.",
-        details,
+    answer = "Measured, averaged over the settings within each seed (table primary):"
+    return Claim("What this matrix was planned to tell.", answer, (), lines, "Question")
+
+
+def _budgets(results: Results) -> Claim | None:
+    pairs = []
+    for group in budgets(results.plan.config):
+        rows = [c for c in configurations(frames.in_group(results.frame, group)) if c.n]
+        title = results.plan.config["groups"][group].get("title") or group
+        for dense in (c for c in rows if not c.sparsity):
+            rivals = [c for c in rows if c.sparsity and (c.learner, c.buffer) == (dense.method, dense.buffer)]
+            pairs += [(f"{title}: {_where(c)} minus {dense.label}", c, dense) for c in rivals]
+    found = compare_all(pairs, "class_il")
+    if not found:
+        return None
+    answer = f"Measured, Class-IL, exploratory (table budget, which says where tasks are not learned): {tally(found)}."
+    lines = [c.line() for c in found]
+    return Claim("Is sparse and longer better than dense and shorter, at equal FLOPs?", answer, (), lines, "Question")
+
+
+def _fewer_flops(ours: Sequence[Configuration], pool: Sequence[Configuration], results: Results) -> Claim | None:
+    """What is saved and what it costs, by sparsity."""
+    steps: dict[float, list[float]] = {}
+    for timed in timing.read(results)[1]:
+        if timed.configuration.bundle == OURS and timed.row["threads"] == 1:
+            steps.setdefault(timed.configuration.sparsity, []).append(timed.time("step"))
+    lines, details = [], []
+    for level in sorted({c.sparsity for c in ours}):
+        own = [c for c in ours if c.sparsity == level]
+        saved = {name: [flops_ratio(c, pool, ledger) for c in own] for name, ledger in LEDGERS.items()}
+        parts = [f"{_times(ratios)} fewer FLOPs {name}" for name, ratios in saved.items() if _times(ratios)]
+        if level in steps:
+            parts.append(f"{_times(steps[level])} less time a step (one thread)")
+        if not parts:
+            continue
+        pairs = [(c.seeds("class_il"), dense.seeds("class_il")) for c in own if (dense := dense_of(c, pool))]
+        cost = pooled(pairs)
+        price = f"; {difference(cost)} points of Class-IL (n = {cost.n})" if cost.n else ""
+        lines.append(f"at {level:.2f} {', '.join(parts)}{price}")
+        for index, c in enumerate(own):
+            each = [f"{_times([ratios[index]])} {name}" for name, ratios in saved.items() if _times([ratios[index]])]
+            details.append(f"{_where(c)}: {', '.join(each)}")
+    if not lines:
+        return None
+    answer = (
+        "Measured, SparCL against its dense learner: what is saved, as a range over the settings, and what it costs, "
+        "averaged over them within each seed."
     )
+    return Claim(f"Up to 23{TIMES} fewer training FLOPs than the dense method.", answer, details, lines)
+
+
+def _times(ratios: Iterable[float]) -> str:
+    """Return ratios as a range ("9.2 to 10.1" times); empty without any."""
+    texts = list(dict.fromkeys(fixed(ratio, 1) for ratio in sorted(ratios) if not math.isnan(ratio)))
+    return " to ".join(texts[:1] + texts[1:][-1:]) + TIMES if texts else ""
 
 
 def _gain(
     ours: Sequence[Configuration], pool: Sequence[Configuration], contrasts: Sequence[Finding], parts: Sequence[Effect]
 ) -> Claim | None:
     pairs = [(f"{_where(c)} against {dense.label}", c, dense) for c in ours if (dense := dense_of(c, pool))]
-    found = compare_all(pairs, "class_il")
-    averages = [c.line() for c in contrasts if {c.contrast.first, c.contrast.second} == {OURS, DENSE} and c.paired.n]
+    averages = [c for c in contrasts if {c.contrast.first, c.contrast.second} == {OURS, DENSE} and c.paired.n]
+    found = compare_all(pairs, "class_il") if _has_settings(averages) else []
     answers = []
     if averages:
-        answers.append(f"averaged over the settings within each seed (table primary), {'; '.join(averages)}")
+        lines = "; ".join(c.line() for c in averages)
+        answers.append(f"averaged over the settings within each seed (table primary), {lines}")
     if found:
         answers.append(
             "one setting at a time, Class-IL, SparCL minus the dense method of the same learner and buffer, "
             f"exploratory: {tally(found)}"
         )
+    answers += [c.line() for c in _best_of_each(ours, pool)]
     if not (answers or parts):
         return None
     answers.append(
@@ -152,6 +203,29 @@ def _gain(
     )  # fmt: skip
 
 
+def _has_settings(contrasts: Sequence[Finding]) -> bool:
+    """Whether a look at one setting at a time is another one than the contrasts themselves."""
+    return any(len(c.contrast.pairs) > 1 for c in contrasts)
+
+
+def _best_of_each(ours: Sequence[Configuration], pool: Sequence[Configuration]) -> list[Comparison]:
+    """Compare, for each buffer, the best SparCL with the best dense method, where that is not SparCL's own learner."""
+    pairs = []
+    for buffer in sorted({c.buffer for c in ours}):
+        own = [c for c in ours if c.buffer == buffer]
+        dense = [c for c in pool if c.n and not c.sparsity and c.buffer == buffer and not c.task_il_only]
+        if dense and (best := max(dense, key=_class_il)).method not in {c.learner for c in own}:
+            top = max(own, key=_class_il)
+            what = f"the best dense method with buffer {buffer} is {best.label}, {fixed(_class_il(best), 1)} %: "
+            pairs.append((f"{what}{_where(top)} minus it", top, best))
+    return compare_all(pairs, "class_il")
+
+
+def _class_il(c: Configuration) -> float:
+    value = c.mean("class_il")
+    return -math.inf if math.isnan(value) else value
+
+
 def _parts(results: Results) -> list[Effect]:
     """Return the effects that say what a gain over dense training is made of."""
     found = gain.effects(results, ["class_il"])
@@ -161,18 +235,26 @@ def _parts(results: Results) -> list[Effect]:
 def _against_baselines(
     ours: Sequence[Configuration], pool: Sequence[Configuration], contrasts: Sequence[Finding]
 ) -> Claim | None:
-    baselines = [c for c in pool if c.n and c.sparsity > 0 and c.is_sparse_training and c.bundle != OURS]
+    sparse = [c for c in pool if c.n and c.sparsity > 0 and c.is_sparse_training]
+    baselines = [c for c in sparse if c.bundle not in (OURS, RELEASED)]
     pairs = [(f"{_where(a)} against {b.label}", a, b) for a in ours for b in baselines if a.place == b.place]
-    found = compare_all(pairs, "class_il")
-    if not found:
+    averages = [
+        c for c in contrasts
+        if OURS in (c.contrast.first, c.contrast.second) and c.paired.n
+        and not {DENSE, RELEASED} & {c.contrast.first, c.contrast.second}
+    ]  # fmt: skip
+    found = compare_all(pairs, "class_il") if _has_settings(averages) else []
+    if not averages:
         return None
+    singly = (
+        " One setting at a time, Class-IL, SparCL minus the baseline on the same learner, buffer and sparsity, "
+        f"exploratory: {tally(found)}."
+    )
     return Claim(
         "Better than sparse-training baselines such as RigL and SNIP at the same sparsity.",
-        "Measured, averaged over the settings within each seed (table primary), as below. One setting at a time, "
-        "Class-IL, SparCL minus the baseline on the same learner, buffer and sparsity, exploratory: "
-        f"{tally(found)}.",
+        f"Measured, averaged over the settings within each seed (table primary), as below.{singly if found else ''}",
         [c.line() for c in found],
-        [c.line() for c in contrasts if DENSE not in (c.contrast.first, c.contrast.second) and c.paired.n],
+        [c.line() for c in averages],
     )
 
 
@@ -191,7 +273,8 @@ def _beats_finetuning(pool: Sequence[Configuration]) -> Claim | None:
     comparisons = _corrected(pairs)
     if not comparisons:
         return None
-    exceptions = [f"{c.what.partition(', ')[2]} ({c.verdict})" for c in comparisons if c.verdict != HIGHER]
+    tested = [c for c in comparisons if c.verdict != NOT_TESTED]
+    exceptions = [f"{c.what.partition(', ')[2]} ({c.verdict})" for c in tested if c.verdict != HIGHER]
     tail = f" Not shown to be higher: {'; '.join(exceptions)}." if 0 < len(exceptions) <= FEW else ""
     above = sum(c.paired.mean > 0 for c in comparisons)
     return Claim(

@@ -98,14 +98,19 @@ class Finding:
 
     @property
     def excluded(self) -> str:
-        """Which of no difference, and a gain and a loss of ``margin`` points, are outside the 95 % interval."""
+        """Which of no difference, and a gain and a loss of ``margin`` points, are outside the interval.
+
+        The first by the 95 % interval, as the test of a difference; the others by the 90 % one, as two one-sided tests.
+        """
         low, high = self.paired.ci_low, self.paired.ci_high
         if math.isnan(low):
             return DASH
         size = f"of {self.margin:g} points"
+        narrower = statistics.t_quantile(self.paired.n, 0.90) / statistics.t_quantile(self.paired.n, 0.95)
+        least, most = (self.paired.mean + narrower * (end - self.paired.mean) for end in (low, high))
         outside = {
-            "no difference": not low <= 0 <= high, f"a gain {size}": high < self.margin,
-            f"a loss {size}": low > -self.margin,
+            "no difference": not low <= 0 <= high, f"a gain {size}": most < self.margin,
+            f"a loss {size}": least > -self.margin,
         }  # fmt: skip
         return "; ".join(text for text, is_outside in outside.items() if is_outside) or "none of them"
 

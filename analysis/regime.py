@@ -64,6 +64,12 @@ class Check:
         return self.late < LATE
 
     @property
+    def is_shown(self) -> bool:
+        """Whether the intervals of the doubling lie within the bound, and not the means alone."""
+        ends = [end for paired in self.doubled.values() for end in (paired.ci_low, paired.ci_high)]
+        return all(abs(end) < MOVED for end in ends)  # nan, with one seed, is not
+
+    @property
     def is_forgotten(self) -> bool | None:
         """None without fine-tuning."""
         return None if self.above is None else self.above.mean >= BELOW

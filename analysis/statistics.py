@@ -223,8 +223,8 @@ def deviation_interval(sd: float, n: int, confidence: float = 0.95) -> tuple[flo
     return float(low), float(high)
 
 
-def best(rows: Mapping[Row, Mapping[Any, float]], higher_is_better: bool = True, alpha: float = ALPHA) -> Row | None:
-    """Return the row with the best mean if it is told apart from every other row; else None.
+def best(rows: Mapping[Row, Mapping[Any, float]], alpha: float = ALPHA) -> Row | None:
+    """Return the row with the highest mean if it is told apart from every other row; else None.
 
     The best is compared with each other row by a paired t-test on the seeds they share, Holm-corrected over these
     comparisons, and has to be the better one on them. A row that shares fewer than 2 seeds with it gives no test, so
@@ -237,9 +237,8 @@ def best(rows: Mapping[Row, Mapping[Any, float]], higher_is_better: bool = True,
     means = {row: float(sample.mean()) for row, sample in samples.items() if len(sample)}
     if len(means) < 2:
         return None
-    sign = 1 if higher_is_better else -1
-    first = max(means, key=lambda row: sign * means[row])
+    first = max(means, key=lambda row: means[row])
     found = [compare(rows[first], rows[row]) for row in means if row != first]
     p_values = holm([paired.p for paired in found])
-    told = (sign * paired.mean > 0 and p < alpha for paired, p in zip(found, p_values, strict=True))
+    told = (paired.mean > 0 and p < alpha for paired, p in zip(found, p_values, strict=True))
     return first if all(told) else None

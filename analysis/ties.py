@@ -14,12 +14,12 @@ def summary(results: Results) -> str:
     of = [results.of("removed_tied", c.paths).value for c in configurations(results.frame)]
     of = [shares for shares in of if len(shares)]
     many, every = sum(int((shares > HALF).sum()) for shares in of), sum(map(len, of))
-    settings = sum(bool((shares > HALF).any()) for shares in of)
+    settings = sum(shares.mean() > HALF for shares in of)
     if not many:
         return ""
     return (
-        f"In {many:,} of {every:,} removals, in {settings} of {len(of)} settings with data removal, ties decided more "
-        "than half of the samples: in these, random samples left rather than the easiest."
+        f"In {many:,} of {every:,} removals, and on average in {settings} of {len(of)} settings with data removal, "
+        "ties decided about more than half of the samples: of equally easy ones, random ones left."
     )
 
 

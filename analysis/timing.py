@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
@@ -69,14 +70,15 @@ class Timed:
         return self.row["step_time_saved"] if what == "step" else self.row["inference_time_saved"]
 
     def saved(self, quantity: str) -> float:
-        """Return the dense learner's mean of a quantity of whole runs over this method's.
+        """Return the dense learner's value of a quantity of whole runs over this method's, the median over seeds.
 
         nan where the plan has no dense learner, or the runs had another number of threads.
         """
-        own = self.configuration.mean(quantity)
-        if self.dense is None or not own or self.configuration.mean("threads") != self.row["threads"]:
+        if self.dense is None or self.configuration.mean("threads") != self.row["threads"]:
             return math.nan
-        return self.dense.mean(quantity) / own
+        own, dense = self.configuration.seeds(quantity), self.dense.seeds(quantity)
+        ratios = [dense[seed] / value for seed, value in own.items() if seed in dense and value]
+        return statistics.median(ratios) if ratios else math.nan
 
 
 def read(results: Results) -> tuple[dict[str, Any], list[Timed]]:

@@ -307,7 +307,8 @@ class LightCL(Learner):
         return layers_outside(model, self.prefixes(model, clock.task, sparsity))
 
     def planned_replay(self, cell: Cell, protocol: Protocol, task: int, seen: int) -> int:
-        return self.images if task else 0
+        info = streams.describe(cell.stream, dict(cell.stream_options))
+        return min(self.images, info.train_sizes[task]) if task else 0
 
     def plan_begin_task(self, book: Ledger, cell: Cell, task: int, size: int) -> None:
         if task:

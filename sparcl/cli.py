@@ -18,7 +18,7 @@ from typing import Any
 
 from sparcl.cell import SETTINGS
 from sparcl.errors import Parser, RunError, UserError, check_count, one_line, suggest
-from sparcl.files import strict_yaml
+from sparcl.files import strict_yaml, typed_json
 
 STOP_SECONDS = 10.0
 """A run that was asked to stop and is not at a step's end by then stops where it is, with its last checkpoint."""
@@ -455,8 +455,8 @@ def _time(options: argparse.Namespace) -> int:
     from sparcl.running import timing
 
     try:
-        cells = timing.cells_of(json.loads(options.plan.read_text(encoding="utf-8")))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        cells = timing.cells_of(typed_json.read(options.plan, "plan", 2**30))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{options.plan}: expected a plan ({one_line(error, 100)})") from error
     check_count("--cores", options.cores)
     if not 0 <= options.seconds < math.inf:

@@ -74,6 +74,7 @@ def load(path: str | Path) -> Matrix:
     return from_dict(strict_yaml.load(path), str(path))
 
 
+@streams.remembered()
 def from_dict(config: Any, name: str = "config") -> Matrix:
     """Check and expand a config that has been read already; ``name`` is what messages call it."""
     strict_yaml.check(config, name)

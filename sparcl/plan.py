@@ -58,6 +58,7 @@ class Plan(TypedDict):
     cells: list[Entry]
 
 
+@streams.remembered()
 def make(matrix: Matrix) -> Plan:
     """Return the plan of a checked matrix."""
     config = matrix.config

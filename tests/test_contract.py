@@ -401,3 +401,16 @@ def test_a_seed_that_changes_nothing_is_noticed(what, message, contract_cell, di
         )
     with pytest.raises(AssertionError, match=message):
         check_seeds(contract_cell("static-er", 1, epochs=1), contract_cell("static-er", 2, epochs=1), digits)
+
+
+@pytest.mark.parametrize("name", sorted(methods.learners()))
+def test_the_plan_of_few_images_is_what_a_run_executes(name: str) -> None:
+    """Eight images a task, fewer than a batch and than what a learner would like to hold or replay."""
+    few = {"train_per_class": 4}
+    sparsity = 0.5 if methods.get(name).is_sparse else 0.0
+    chosen = resolve.make("split-digits", name, sparsity, 20, stream_options=few, epochs=2, width=4)
+    run = trainer.Run(chosen, streams.load("split-digits", options=few))
+    trainer.train(run)
+    run.sync_ledger()
+    executed, approximate = planning.executed(chosen)
+    assert approximate or executed == run.ledger.as_record()

@@ -143,6 +143,19 @@ def test_what_sparsity_costs_on_digits() -> None:
     assert f"{dense[0]} and {dense[1]} % with buffers of 20 and 50, SparCL at 0.90 {sparcl[0]} and {sparcl[1]}." in FLAT
 
 
+def test_another_learner_on_digits() -> None:
+    """Dense iCaRL with 20 images, against dense DER++ and SparCL-DER++ at 0.90."""
+    runs = done("split-digits-full")
+    runs = runs[(runs.buffer == 20) & runs.sparsity.isin((0, 0.9)) & runs.variant.isna()]
+    icarl, derpp, sparcl = (runs[runs.method == name].set_index("seed") for name in ("icarl", "derpp", "sparcl-derpp"))
+    times = derpp.flops_executed.mean() / icarl.flops_executed.mean()
+    gap = interval(icarl.class_il - sparcl.class_il)
+    assert (
+        f"iCaRL has {icarl.class_il.mean():.1f} % with 20 images, for {times:.1f} times fewer FLOPs than DER++, "
+        f"SparCL-DER++ at 0.90 {gap[1:].replace('[+', 'points [').replace(', +', ', ')} less (n = {len(icarl)}"
+    ) in FLAT
+
+
 def test_where_it_loses_on_cifar10() -> None:
     learning, forgetting = (
         against_dense("cifar10-few", metric, ("derpp",)) for metric in ("learning_class_il", "forgetting_class_il")

@@ -9,6 +9,8 @@ from analysis.frames import Results
 from analysis.tables.columns import COMPARED, FORGETTING_NOTE
 from analysis.typeset import Column, Row, Table
 
+SHOWN = {*COMPARED, "forgetting_class_il"}
+
 
 def table(results: Results) -> Table:
     """Every planned cell, one row each, with what became of it."""
@@ -17,7 +19,7 @@ def table(results: Results) -> Table:
         Column("path", "Cell"), Column("groups", "Groups", csv_only=True), Column("status", "Status"),
         *(Column(key, key, csv_only=True) for key in results.plan.fields),
         *(Column(key, key, csv_only=True) for key in ("variant", "label", "family", "learner")),
-        *(Column(key, key, "number", digits=4, csv_only=key not in COMPARED) for key in frames.METRICS),
+        *(Column(key, key, "number", digits=4, csv_only=key not in SHOWN) for key in frames.METRICS),
         Column("flops_executed", "FLOPs, executed", "flops"), Column("flops_paper", "FLOPs, paper", "flops"),
         Column("flops_dense", "FLOPs, dense", "flops", csv_only=True),
         Column("flops_evaluation", "FLOPs, evaluation", "flops", csv_only=True),

@@ -26,7 +26,7 @@ def measures(
     """Per metric, the measure of each row: summary, comparison with ``against(row)``, bold.
 
     False-discovery-rate control is over all rows of the table, per metric. Bold is the best of its block where it is
-    told apart from every other row, only for metrics that have a better end; joint training, which sees all data at
+    told apart from every other row, in accuracies alone; joint training, which sees all data at
     once, does not compete.
     """
     references = [against(row) for row in rows]
@@ -48,7 +48,7 @@ def measures(
                 if row.method != "joint":
                     blocks.setdefault(block(row), {})[index] = values[index]
             for competing in blocks.values():
-                winners.add(statistics.best(competing, shared.COMPARED[metric] == "higher", ALPHA))
+                winners.add(statistics.best(competing, ALPHA))
         result[metric] = [
             replace(m, p_fdr=p, best=i in winners) for i, (m, p) in enumerate(zip(found, adjusted, strict=True))
         ]

@@ -48,9 +48,9 @@ def table(results: Results) -> Table:
         "Step and inference: medians over turns in which every method and its dense learner make a step (predict a "
         "batch of test images) one after the other, in the second task; the dense learner by PyTorch's convolutions. "
         "Steps in which masks are ranked or grown are rare and count in the run, not in the median step.",
-        "Run: executed training FLOPs, and training time of the records (mean over seeds, beside other cells, with as "
-        "many threads as the records had) against the dense learner's records, whose kernel is the one that 'auto' "
-        "gives it, which may be the sparse one too.",
+        "Run: executed training FLOPs, and training time of the records (with as many threads as they had) "
+        "against those of the dense learner on the same seed, median over seeds; beside other cells, so load is in it. "
+        "Their dense kernel is the one that 'auto' gives, which may be the sparse one too.",
         "Peak memory: of the process, libraries included. Dense model, on disk: tensors of the timed model, in full "
         "and with masked layers as values and a bitmap (docs/export.md); between its updates SparCL holds more "
         "weights than it ends with.",

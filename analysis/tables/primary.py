@@ -57,7 +57,7 @@ def table(results: Results) -> Table:
         Column("contrast", "Difference"), Column("planned", "Planned", "flag"),
         Column("settings", "Settings", "integer"), Column(metric, METRICS[metric], "difference", "points"),
         Column("p_corrected", "p", "p"), Column("p_within", f"p, within {margin:g} points", "p"),
-        Column("verdict", "Verdict"), Column("excluded", "The interval excludes"),
+        Column("verdict", "Verdict"), Column("excluded", "Excluded"),
         Column("below", "Lower in", "integer", "settings"), *(FRESH if since else ()),
         *(Column(key, METRICS[key], "difference", "points") for key in others),
         Column("flops", "FLOPs, second / first", "ratio", digits=2),
@@ -76,8 +76,9 @@ def table(results: Results) -> Table:
         _correction(is_planned, analysis["alpha"]),
         f"p, within {margin:g} points: two one-sided tests against a difference of {margin:g} points either way, "
         f"corrected in the same way. Verdict: higher, lower, within {margin:g} points where the corrected p is below "
-        f"{analysis['alpha']:g}; not told apart is not the same as equal. The interval excludes: which of no "
-        f"difference, a gain and a loss of {margin:g} points are outside it, by the single interval.",
+        f"{analysis['alpha']:g}; not told apart is not the same as equal. Excluded: which of no difference "
+        f"(by the 95 % interval), a gain and a loss of {margin:g} points (by the 90 % one, which belongs to two "
+        "one-sided tests at 0.05) are outside it, uncorrected.",
         *([FRESH_NOTE.format(since=since)] if since else []),
         "Learning accuracy: Class-IL accuracy on each task right after training it, mean over tasks. FLOPs: executed, "
         "geometric mean over settings.",
@@ -93,7 +94,7 @@ def _correction(is_planned: bool, alpha: float) -> str:
             "(Benjamini and Hochberg) over the rows."
         )
     return (
-        "Planned: written down before the runs; p is Holm-corrected over these rows alone (those that were run), level "
-        f"{alpha:g}. The other rows are exploratory, p with false-discovery-rate control (Benjamini and Hochberg) over "
-        "them."
+        "Planned: named by the matrix's analysis (docs/protocol.md says of some what had been seen); p is "
+        f"Holm-corrected over these rows alone (those that were run), level {alpha:g}. The other rows are exploratory, "
+        "p with false-discovery-rate control (Benjamini and Hochberg) over them."
     )

@@ -262,8 +262,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for value in args.sparsity or ():
         if not 0 <= value < 1:
             raise UserError(f"--sparsity: expected a number from 0 to below 1, got {value:g}")
-    if args.json not in (None, "-") and not Path(args.json).absolute().parent.is_dir():
-        raise UserError(f"--json: expected a file in a folder that exists, got {args.json}")
+    if args.json not in (None, "-"):
+        if not Path(args.json).absolute().parent.is_dir():
+            raise UserError(f"--json: expected a file in a folder that exists, got {args.json}")
+        atomic.check("--json", Path(args.json))
     if args.threads:
         torch.set_num_threads(args.threads)
     threads = torch.get_num_threads()

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sparcl import streams
 from sparcl.cell import Cell
 from sparcl.components import Batch, Replay, Run, stream_loss
 from sparcl.costs.ledger import Ledger
@@ -81,7 +82,11 @@ class FDR(Rehearsal):
         )
 
     def planned_replay(self, cell: Cell, protocol: Protocol, task: int, seen: int) -> int:
-        return min(cell.batch_size, cell.buffer, seen) if task else 0
+        if not task:
+            return 0
+        info = streams.describe(cell.stream, dict(cell.stream_options))
+        held = sum(map(min, quotas(cell.buffer, task), info.train_sizes[:task]))
+        return min(cell.batch_size, held)
 
     def plan_end_task(self, book: Ledger, cell: Cell, task: int, size: int) -> None:
         own = min(quotas(cell.buffer, task + 1)[-1], size)

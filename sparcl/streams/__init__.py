@@ -37,7 +37,9 @@ cache and augmentation come with it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,9 @@ from sparcl.streams.options import parse
 from sparcl.streams.source import broken, data_root, find, names
 from sparcl.streams.stream import Stream, StreamInfo, Task
 
-__all__ = ["Stream", "StreamInfo", "Task", "broken", "data_root", "describe", "load", "modules", "names", "protocol"]
+__all__ = ["Stream", "StreamInfo", "Task", "broken", "data_root", "describe", "load", "modules", "names", "protocol",
+           "remembered"]  # fmt: skip
+_known: dict[str, StreamInfo] | None = None
 
 
 def describe(name: str, options: Mapping[str, Any] | None = None) -> StreamInfo:
@@ -58,9 +62,26 @@ def describe(name: str, options: Mapping[str, Any] | None = None) -> StreamInfo:
     Raises:
         UserError: unknown stream or option, or a value out of range.
     """
+    key = json.dumps([name, options], sort_keys=True, default=repr)
+    if _known is not None and key in _known:
+        return _known[key]
     source = find(name)
     values = parse(source, options)
-    return layout.info(source.name, source.facts(values), values)
+    found = layout.info(source.name, source.facts(values), values)
+    if _known is not None:
+        _known[key] = found
+    return found
+
+
+@contextlib.contextmanager
+def remembered() -> Iterator[None]:
+    """Describe a stream once: planning asks for every cell, and each time a folder would be listed anew."""
+    global _known
+    outer, _known = _known, {} if _known is None else _known
+    try:
+        yield
+    finally:
+        _known = outer
 
 
 def modules(name: str) -> list[str]:

@@ -128,7 +128,7 @@ def test_the_default_matrix_gives_everything():
     sweeps = [f"sweep_{group}" for group in factory.SWEEPS]
     assert factory.tables(plan) == [
         "primary", "regime", "continual_learning", "sparse_baselines", "ablation", "ablation_effects",
-        "counted_against_measured", "memory", *sweeps, "published", "all_cells",
+        "counted_against_measured", "memory", *sweeps, "all_cells",
     ]  # fmt: skip
     assert factory.figures(plan) == [
         "accuracy_vs_flops", "counted_against_measured", "accuracy_vs_sparsity", "accuracy_per_task",
@@ -158,8 +158,13 @@ def test_the_default_matrix_gives_everything():
 )  # fmt: skip
 def test_a_plan_gives_what_its_cells_are_for(cells, tables, figures):
     plan = factory.plan([factory.entry(factory.cell(*cell)) for cell in cells], reference="")
-    assert factory.tables(plan) == [*tables, "published", "all_cells"]
+    assert factory.tables(plan) == [*tables, "all_cells"]
     assert figures is None or factory.figures(plan) == figures
+
+
+def test_published_figures_are_for_their_streams():
+    plan = factory.plan([factory.entry(factory.cell("er", 0.0, 50, stream="split-cifar10"))])
+    assert "published" in factory.tables(plan)
 
 
 def test_every_name_has_its_module():

@@ -188,4 +188,6 @@ def test_ties_are_warned_of_where_they_decide_more_than_half(tmp_path):
     assert ties.lines(results) == [
         "split-digits/sparcl-derpp/s0.90/b50: more than half in 2 of 4 removals, on average 70 %"
     ]
-    assert ties.summary(results).startswith("In 2 of 5 removals, in 1 of 2 settings with data removal, ties decided")
+    assert ties.summary(results).startswith(
+        "In 2 of 5 removals, and on average in 1 of 2 settings with data removal, ties"
+    )

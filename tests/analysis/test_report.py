@@ -11,9 +11,11 @@ import sys
 from html.parser import HTMLParser
 
 import factory
+import numpy as np
 import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
+from test_tables import values
 
 from analysis import __main__ as command
 from analysis import catalog, claims, configurations, frames, provenance, typeset
@@ -56,19 +58,62 @@ def test_claims_are_answered_with_recomputed_numbers(matrix):
     found = claims.claims(matrix)
     assert len(found) == 4
     gain, flops, baselines, bottom = found
-    best, records = 0.0, factory.Records(matrix)
+    ratios, gaps, records = [], [], factory.Records(matrix)
     for learner in ("er", "derpp"):
         for buffer in (20, 50):
-            own = records[f"split-digits/sparcl-{learner}/s0.95/b{buffer}/seed0"]["results"]["executed"]
-            dense = records[f"split-digits/{learner}/s0.00/b{buffer}/seed0"]["results"]["executed"]
-            best = max(best, dense["training"] / own["training"])
-    assert f"{best:.1f}\u00d7 by what the runs executed" in flops.answer
+            paths = f"split-digits/sparcl-{learner}/s0.95/b{buffer}", f"split-digits/{learner}/s0.00/b{buffer}"
+            own, dense = (records[f"{path}/seed0"]["results"]["executed"]["training"] for path in paths)
+            ratios.append(dense / own)
+            gaps.append(values(matrix, paths[0]) - values(matrix, paths[1]))
+    line = flops.highlights[-1]
+    assert line.startswith(f"at 0.95 {min(ratios):.1f} to {max(ratios):.1f}\u00d7 fewer FLOPs executed, ")
+    assert f"; {np.mean(gaps):+.2f} [".replace("-", "\u2212") in line
+    assert len(flops.highlights) == 3
+    assert len(flops.details) == 12
     assert "12 comparisons" in gain.answer
     assert "84 comparisons" in baselines.answer
     assert [line.split(":")[0] for line in baselines.highlights] == [
         f"SparCL minus {name}" for name in ("Static", "Magnitude", "GMP", "SNIP", "SET", "RigL", "RigL-ERK")
     ]
     assert "fine-tuning" in bottom.claim
+
+
+def test_the_best_dense_method_is_named_where_it_is_no_learner_of_sparcls(tmp_path):
+    """Of ER, SparCL-ER and iCaRL, whose records are edited to be 99 % right on everything."""
+    chosen = [("er", 0.0), ("icarl", 0.0), ("sparcl-er", 0.9)]
+    items = [
+        factory.entry(factory.cell(method, sparsity, 50, seed)) for method, sparsity in chosen for seed in range(2)
+    ]
+    results = factory.collected(factory.write(tmp_path, factory.plan(items)))
+    results.frame.loc[results.frame.method == "icarl", "class_il"] = 99.0
+    assert (
+        "The best dense method with buffer 50 is iCaRL, 99.0 %: SparCL-ER at 0.90" in claims.claims(results)[0].answer
+    )
+    results.frame.loc[results.frame.method == "icarl", "class_il"] = 1.0
+    assert "best dense method" not in claims.claims(results)[0].answer
+
+
+def test_a_matrix_answers_its_own_questions_first(tmp_path):
+    """A planned contrast without SparCL, and equal budgets."""
+    analysis = {"metric": "class_il", "smallest_difference": 2, "alpha": 0.05, "power": 0.8, "correction": "holm",
+                "contrasts": [{"first": "rigl", "second": "static"}]}  # fmt: skip
+    items = [
+        factory.entry(factory.cell(method, 0.9 * ("-" in method), 50, seed, epochs=epochs), [group],
+                      {} if epochs == 10 else {"epochs": epochs})
+        for group, method, epochs in (
+            ("main", "rigl-er", 10), ("main", "static-er", 10), ("main", "sparcl-er", 10), ("equal", "er", 10),
+            ("equal", "rigl-er", 60),
+        ) for seed in range(2)
+    ]  # fmt: skip
+    plan = factory.plan(items, analysis=analysis)
+    plan["config"]["groups"]["equal"] |= {"budget": "flops-of-dearest", "title": "FLOPs of the dearest"}
+    planned, equal, *rest = claims.claims(factory.collected(factory.write(tmp_path, plan)))
+    assert (planned.kind, equal.kind) == ("Question", "Question")
+    (line,) = planned.highlights
+    assert line.startswith("RigL minus Static: ")
+    (line,) = equal.highlights
+    assert line.startswith("FLOPs of the dearest: RigL-ER at 0.90, buffer 50 minus ER: ")
+    assert not [line for claim in rest for line in claim.highlights if line.startswith("RigL minus")]
 
 
 def test_a_claim_names_few_exceptions_and_counts_means(matrix):
@@ -115,6 +160,7 @@ def test_verdicts_follow_the_corrected_test(matrix):
 def test_one_seed_is_not_tested(tmp_path):
     plan = factory.default_plan(seeds=1, buffers=(50,), more=False)
     gain, _, *others = claims.claims(factory.collected(factory.write(tmp_path, plan)))
+    assert "Not shown" not in others[-1].answer
     for claim in (gain, *others):
         assert "not tested" in claim.answer
         assert "higher in" not in claim.answer

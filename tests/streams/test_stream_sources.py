@@ -18,6 +18,7 @@ from PIL import Image
 from sparcl import streams
 from sparcl.errors import UserError
 from sparcl.streams import source
+from sparcl.streams.sources import folder
 
 
 def refusal(name, root, options=None):
@@ -230,6 +231,19 @@ def test_a_changed_folder_is_read_again(photos, tmp_path):
     assert second.train_images[0].unique().tolist() == [255]
     assert streams.load("folder", tmp_path, {**options, "size": 8}).train_images.shape[-1] == 8
     assert streams.load("folder", tmp_path, options).digest == second.digest
+
+
+def test_planning_lists_a_folder_once(photos, monkeypatch):
+    listed = []
+    original = folder._list
+    monkeypatch.setattr(folder, "_list", lambda top: listed.append(top) or original(top))
+    options = {"path": str(photos), "tasks": 2}
+    with streams.remembered():
+        assert streams.describe("folder", options) is streams.describe("folder", dict(options))
+        assert streams.describe("folder", {**options, "size": 8}).shape == (3, 8, 8)
+        assert len(listed) == 2
+    streams.describe("folder", options)
+    assert len(listed) == 3
 
 
 def test_folder_refusals(photos, tmp_path):

@@ -244,7 +244,7 @@ NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is 
         (["--cell", "{"], "--cell"),
         (["--stream", "split-cifar10", "--data", "no/such/folder"], "no/such/folder"),
         (["--data", "x" * 300], "expected a folder that can be written to"),
-        (["--set", "protocol.last_batch=drop", "--batch-size", "2000"], "batch_size: expected at most 283"),
+        (["--set", "protocol.last_batch=drop", "--batch-size", "2000"], "batch_size: expected at most 198"),
         pytest.param(["--device", "cuda"], "device: expected a CUDA device", marks=NO_GPU),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -35,6 +36,12 @@ def test_cells_run_in_the_time_there_is(tmp_path: Path) -> None:
     assert len(list(tmp_path.rglob("record.json"))) == 2
     again = cells("lent.yaml", "2", "600")
     assert (again.returncode, "Class-IL" in again.stdout) == (0, False)
+
+    record = next(tmp_path.rglob("record.json"))
+    record.write_text(record.read_text().replace(json.loads(record.read_text())["identity"], "0" * 64))
+    changed = cells("lent.yaml", "2", "600")
+    assert changed.returncode != 0
+    assert f"{record.relative_to(tmp_path)}: run record was changed" in changed.stderr
 
     for arguments, expected in (
         (("lent.yaml",), "error: usage: cells.sh CONFIG JOBS SECONDS"),

@@ -11,14 +11,22 @@ fi
 python=${PYTHON:-python3}
 "$python" -m sparcl plan --config "$1"
 results=results/$("$python" -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["name"])' "$1")
+exec 9> "$results/cells.lock"
+flock 9 # which every cell inherits
 "$python" - "$results" <<'PYTHON' | timeout --kill-after 30 "$3" xargs -0 -r -P "$2" -I '{}' \
     "$python" -m sparcl run --results "$results" --quiet --cell '{}' || status=$?
 import json, pathlib, sys
 folder = pathlib.Path(sys.argv[1])
 for entry in json.loads((folder / "plan.json").read_text())["cells"]:
-    if not (folder / "runs" / entry["path"] / "record.json").exists():
+    try:
+        found = json.loads((folder / "runs" / entry["path"] / "record.json").read_text())["identity"]
+    except FileNotFoundError:
+        found = None
+    if found != entry["identity"]:  # of other code: sparcl run says so
         print(json.dumps(entry["cell"], sort_keys=True), end="\0")
 PYTHON
+exec 9>&-
+flock --timeout 60 "$results/cells.lock" true # until the last cell has left its checkpoint
 if [ "${status:-0}" -eq 124 ]; then
     echo "time is up after $3 seconds: the same command goes on"
 fi
