@@ -127,7 +127,6 @@ class Isolation(SparsityPolicy):
             run.ledger.set_frozen(dense_layers(run.model))
 
     def resume(self, run: Run) -> None:
-        self.owner = {name: owner.to(run.device) for name, owner in self.owner.items()}
         self.freeze(run.model, run.cell, run.phase.index)
 
     def on_gradients(self, run: Run) -> bool:

@@ -263,7 +263,6 @@ class LightCL(Learner):
 
     def resume(self, run: Run) -> None:
         self.freeze(run.model, run.cell, run.phase.index)
-        self.channels = {key: mask.to(run.device) for key, mask in self.channels.items()}
         self.held = {key: _placed(tensor, run.device) for key, tensor in self.held.items()}
 
     def replay(self, run: Run) -> list[Replay]:

@@ -127,13 +127,6 @@ class LPS(Isolation):
     def trained_with(self, task: int) -> dict[str, Tensor]:
         return self.free() if self.sharing == "none" else super().trained_with(task)
 
-    def resume(self, run: Run) -> None:
-        super().resume(run)
-        for group in (self.auxiliary, self.shared):
-            for layers in group.values():
-                layers |= {name: tensor.to(run.device) for name, tensor in layers.items()}
-        self.frozen = {name: tensor.to(run.device) for name, tensor in self.frozen.items()}
-
     def after_step(self, run: Run) -> None:
         super().after_step(run)
         admm, following = self.admm(run.clock), run.clock.task_step + 1

@@ -285,9 +285,6 @@ class Tickets(SparsityPolicy):
         self.freeze(run.model, run.cell, run.phase.index)
 
     def resume(self, run: Run) -> None:
-        for group in (self.won, self.norms):
-            for tensors in group.values():
-                tensors |= {name: tensor.to(run.device) for name, tensor in tensors.items()}
         self.freeze(run.model, run.cell, run.phase.index)
 
     def freeze(self, model: Classifier, cell: Cell, task: int) -> None:

@@ -60,7 +60,7 @@ class RigL(SparsityPolicy):
     # -- schedule --------------------------------------------------------------------------------------------------
     def fraction_at(self, clock: Clock) -> float | None:
         """Return t / T_end if the step at ``clock`` is a mask update, or None."""
-        if clock.task_step == 0 or clock.task_step % self.interval:
+        if not clock.is_due(self.interval):
             return None
         done = clock.task_step / clock.task_steps if self.horizon == "task" else clock.progress
         return done / self.end if done < self.end else None

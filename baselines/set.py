@@ -43,9 +43,9 @@ class SET(SparsityPolicy):
         initial_masks(run, "random", self.distribution)
 
     def after_step(self, run: Run) -> None:
-        clock, done = run.clock, run.clock.task_step + 1
+        clock = run.clock
         last = clock.epoch + 1 == clock.epochs and clock.step + 1 == clock.steps
-        if run.cell.sparsity > 0 and done % self.interval == 0 and not last:
+        if run.cell.sparsity > 0 and clock.is_due(self.interval, done=1) and not last:
             self._update(run)
 
     def _update(self, run: Run) -> None:

@@ -53,6 +53,19 @@ class Clock:
         """Fraction of the whole run's steps that are done, by tasks of equal length."""
         return (self.task + self.task_step / self.task_steps) / self.tasks
 
+    def is_due(self, interval: int, done: int = 0) -> bool:
+        """Whether a positive multiple of ``interval`` is reached: ``task_step + done``, or one that data removal skips.
+
+        An epoch that removal has shortened leaves out its last steps; multiples among them are reached in its last one.
+
+        Args:
+            done: 1 to count this step as done (SET, after a step), 0 before it (RigL).
+        """
+        following = self.task_step + 1
+        if self.step + 1 >= self.steps:
+            following = max(following, (self.epoch + 1) * (self.task_steps // self.epochs))
+        return (following - 1 + done) // interval > max(self.task_step - 1 + done, 0) // interval
+
 
 @dataclass(frozen=True)
 class Phase:

@@ -70,7 +70,8 @@ def toy_run() -> Callable[..., SimpleNamespace]:
 
     def make(weights: Mapping[str, Tensor], sparsity: float = 0.5, **clock: int) -> SimpleNamespace:
         container = MaskSet({name: nn.Parameter(value.clone()) for name, value in weights.items()})
-        run = SimpleNamespace(masks=container, clock=Clock(**clock), updates=[], term_gradients={})
+        one_epoch = {"step": clock.get("task_step", 0), "steps": clock.get("task_steps", 1)}
+        run = SimpleNamespace(masks=container, clock=Clock(**one_epoch | clock), updates=[], term_gradients={})
         run.cell = SimpleNamespace(sparsity=sparsity, batch_size=4)
         generators: dict[str, torch.Generator] = {}
         run.generator = lambda name: generators.setdefault(name, seeding.generator(0, name))

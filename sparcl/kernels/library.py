@@ -15,6 +15,7 @@ from pathlib import Path
 from sparcl.errors import UserError
 
 LANES = 16  # images of a block
+COPYING = 60.0  # seconds
 
 
 class Table(ctypes.Structure):
@@ -108,23 +109,34 @@ def load() -> ctypes.CDLL | None:
     """Return the loaded library with its best instruction set chosen, or None where there is none that loads.
 
     Raises:
-        UserError: ``SPARCL_ISA`` names an instruction set that this machine or library does not have.
+        UserError: ``SPARCL_ISA`` names an instruction set that this machine or library does not have,
+            ``SPARCL_KERNELS`` a file that is none of these libraries; or the library is older than its sources.
     """
-    file = path()
+    file, named = path(), os.environ.get("SPARCL_KERNELS")
     if file is None:
         return None
+    if not named and _is_stale(file):
+        raise UserError(f"kernel: {file} is older than its sources; 'python -m sparcl.kernels.build' compiles it anew")
     try:
         library = ctypes.CDLL(str(file))
         for name, (result, arguments) in _SIGNATURES.items():
             function = getattr(library, name)
             function.restype, function.argtypes = result, arguments
-    except (OSError, AttributeError):  # built for another machine, or another version of the sources
+    except (OSError, AttributeError) as error:  # built for another machine, or another version of the sources
+        if named:
+            raise UserError(f"SPARCL_KERNELS: expected a library of these kernels, got '{named}'") from error
         return None
     names = _available(library)
     wanted = os.environ.get("SPARCL_ISA") or names[0]
     if not library.kernels_choose(wanted.encode()):
         raise UserError(f"SPARCL_ISA: expected one of {', '.join(names)}, got '{wanted}'")
     return library
+
+
+def _is_stale(file: Path) -> bool:
+    """Whether a source was changed after the library was built, by more than copying a tree takes."""
+    sources = (Path(__file__).parent / "csrc").glob("*.[ch]")
+    return any(source.stat().st_mtime > file.stat().st_mtime + COPYING for source in sources)
 
 
 def _available(library: ctypes.CDLL) -> list[str]:

@@ -259,6 +259,9 @@ class Network:
         self._own: list[Tensor] = [
             p for layer in layers for p in (layer.conv.weight, layer.norm.weight, layer.norm.bias)
         ]
+        first = layers[0]
+        self.shape = (first.conv.in_channels, first.rows, first.columns)
+        self._least = min(layer.out_rows * layer.out_columns for layer in layers)  # values of a channel and image
         self._parameter_names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._names = [f"{layer.name}.weight" for layer in layers]
         self._weights: dict[str, Tensor] = {}
@@ -337,6 +340,7 @@ class Network:
         passes one after another, as in calls of ``model.features`` on each of them.
         """
         sizes = [len(images) for images in passes]
+        self._check(passes)
         if not torch.is_grad_enabled() and not any(self.training()):
             return self._evaluate(torch.cat(list(passes)))
         parameters, training = self.parameters(), self.training()
@@ -349,12 +353,25 @@ class Network:
             self.update_running(tuple(sizes), saved)
         return found
 
+    def _check(self, passes: Sequence[Tensor]) -> None:
+        """Refuse what PyTorch refuses: images of another shape, and a batch with one value per channel to normalize.
+
+        Raises:
+            ValueError: as said.
+        """
+        for images in passes:
+            if images.shape[1:] != self.shape:
+                raise ValueError(f"expected images of shape {self.shape}, got {tuple(images.shape[1:])}")
+        if any(self.training()) and self._least * min(map(len, passes)) == 1:
+            raise ValueError("expected more than 1 value per channel when training, got a batch of 1 image")
+
     def usable(self, images: Tensor) -> bool:
-        """Say whether ``model.features(images)`` may be computed here: float32 on the CPU, no hooks."""
+        """Say whether ``model.features(images)`` may be computed here: float32 on the CPU, of its shape, no hooks."""
         return (
             images.dtype == torch.float32
             and images.device.type == "cpu"
             and not images.requires_grad
+            and images.shape[1:] == self.shape
             and not torch.is_autocast_enabled("cpu")
             and not any(module._forward_hooks or module._forward_pre_hooks for module in self._modules)
         )

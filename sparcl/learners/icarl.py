@@ -193,6 +193,3 @@ class ICaRL(Learner):
 
     def load(self, state: Mapping[str, Any]) -> None:
         self.targets, self.means = state["targets"], state["means"]
-
-    def resume(self, run: Run) -> None:
-        self.targets, self.means = self.targets.to(run.device), self.means.to(run.device)

@@ -82,6 +82,3 @@ class LwF(Learner):
 
     def load(self, state: Mapping[str, Any]) -> None:
         self.targets = state["targets"]
-
-    def resume(self, run: Run) -> None:
-        self.targets = self.targets.to(run.device)

@@ -96,8 +96,8 @@ class DDR(DataPolicy):
         return new | {"cutoff": max(1, round(last / new["interval"]))}
 
     def removed_after(self, size: int, stages: int) -> int:
-        """Return how many of ``size`` samples are gone after ``stages`` ended stages."""
-        return round(size * self.proportion * min(stages, self.cutoff) / self.cutoff)
+        """Return how many of ``size`` samples are gone after ``stages`` ended stages; never all of them."""
+        return round(min(size * self.proportion, size - 1) * min(stages, self.cutoff) / self.cutoff)
 
     def planned_removals(self, size: int, clock: Clock) -> int:
         done, rest = divmod(clock.epoch + 1, self.interval)
@@ -170,7 +170,3 @@ class DDR(DataPolicy):
     def load(self, state: Mapping[str, Any]) -> None:
         for name in HELD:
             setattr(self, f"_{name}", state[name].clone())
-
-    def resume(self, run: Run) -> None:
-        for name in HELD:
-            setattr(self, f"_{name}", getattr(self, f"_{name}").to(run.device))

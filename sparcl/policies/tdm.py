@@ -200,7 +200,3 @@ class TDM(SparsityPolicy):
 
     def load(self, state: Mapping[str, Any]) -> None:
         self._batches, self._sums = state["batches"], {t: dict(g) for t, g in state["sums"].items()}
-
-    def resume(self, run: Run) -> None:
-        for sums in self._sums.values():
-            sums |= {name: tensor.to(run.device) for name, tensor in sums.items()}

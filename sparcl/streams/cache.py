@@ -119,7 +119,8 @@ def _build(source: Source, root: Path, options: Mapping[str, Any], facts: Facts,
     """Decode into a folder of its own, move the arrays in, then write the manifest. Needs the lock."""
     for stale in folder.glob(".build-*"):
         shutil.rmtree(stale, ignore_errors=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".build-", dir=folder))
+    with _writing(folder):
+        scratch = Path(tempfile.mkdtemp(prefix=".build-", dir=folder))
     arrays: dict[str, np.ndarray] = {}
 
     def allocate(name: str, shape: tuple[int, ...]) -> np.ndarray:

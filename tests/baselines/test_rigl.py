@@ -48,7 +48,8 @@ def test_one_update_by_hand(toy_run) -> None:
     rigl = RigL(alpha=1.0, interval=3, end=0.75)
     run, proceed = updated(toy_run, rigl, weights, mask, gradients, task_step=3, task_steps=8)
     assert rigl.gradients_wanted(0.5, run.clock) == {"dense_gradient": "dense"}
-    assert rigl.gradients_wanted(0.0, run.clock) == rigl.gradients_wanted(0.5, Clock(task_step=4, task_steps=8)) == {}
+    assert rigl.gradients_wanted(0.0, run.clock) == {}
+    assert rigl.gradients_wanted(0.5, Clock(step=4, steps=8, task_step=4, task_steps=8)) == {}
     assert proceed is False
     assert run.masks.weight["a"].tolist() == [False, True, True, True, False, True, False]
     assert run.masks.parameters["a"].tolist() == pytest.approx([0, 0, 0.9, -0.8, 0, 0, 0])
@@ -93,11 +94,22 @@ def test_a_dense_layer_is_left_alone(toy_run) -> None:
     assert torch.equal(run.masks.parameters["a"].detach(), weights)
 
 
+def test_updates_that_data_removal_skips_come_with_the_epochs_last_step() -> None:
+    """Two epochs of 10 steps of which 7 are left: steps 0 to 6 and 10 to 16; of 4, 8, 12, 16 (and 20) 8 is left out."""
+    clocks = [Clock(0, 1, e, 2, step, 7, 10 * e + step, 20) for e in range(2) for step in range(7)]
+    assert [c.task_step for c in clocks if c.is_due(4)] == [4, 6, 12, 16]
+    assert [c.task_step for c in clocks if c.is_due(4, done=1)] == [3, 6, 11, 15, 16]
+    assert [c.task_step for c in clocks if c.is_due(30)] == []
+    whole = [Clock(0, 1, e, 2, step, 10, 10 * e + step, 20) for e in range(2) for step in range(10)]
+    assert [c.task_step for c in whole if c.is_due(4)] == [4, 8, 12, 16]
+    assert [c.task_step for c in whole if c.is_due(4, done=1)] == [3, 7, 11, 15, 19]
+
+
 def test_when_per_task_and_over_the_run() -> None:
     """100 steps a task, every 20th, until 75 %: 20, 40, 60 of each task, or up to 75 % of all four tasks."""
 
     def updates(policy: RigL, task: int) -> dict[int, float]:
-        clocks = [Clock(task=task, tasks=4, task_step=step, task_steps=100) for step in range(100)]
+        clocks = [Clock(task, 4, 0, 1, step, 100, step, 100) for step in range(100)]
         found = {clock.task_step: policy.fraction_at(clock) for clock in clocks}
         return {step: x for step, x in found.items() if x is not None}
 

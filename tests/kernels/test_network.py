@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparcl import models
+from sparcl.errors import UserError
+from sparcl.kernels import library
 from sparcl.kernels import network as kernels
 from sparcl.kernels.network import Network
 from sparcl.masks import Density, MaskSet, allocate, at_random
@@ -376,5 +379,36 @@ def test_networks_that_the_kernel_does_not_know() -> None:
     handle.remove()
     assert not network.usable(images.double())
     assert copy.deepcopy(network) is None
+    assert not network.usable(images[:, :, :4])
+    with pytest.raises(ValueError, match=r"images of shape \(1, 8, 8\), got \(1, 4, 8\)"):
+        network.features([images[:, :, :4]])
     with pytest.raises(ValueError, match="gradient of the images"):
         network.features([images.requires_grad_()])
+
+
+def test_one_value_per_channel_is_refused_as_pytorch_does() -> None:
+    """On 8 x 8 the last stage of a ResNet-18 has one pixel: a batch of one image has no variance."""
+    model, masks = made("resnet18", 2, (1, 8, 8))
+    network = Network(model)
+    network.follow(masks)
+    (one,) = drawn((1, 8, 8), (1,))
+    for features in (model.features, lambda images: network.features([images])):
+        with pytest.raises(ValueError, match="more than 1 value per channel when training"):
+            features(one)
+    model.eval()
+    assert torch.allclose(network.features([one])[0], model.features(one), atol=1e-4)
+
+
+def test_a_library_that_does_not_belong_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that SPARCL_KERNELS names and that is none, and one that is older than its sources."""
+    load = library.load.__wrapped__
+    monkeypatch.setenv("SPARCL_KERNELS", str(tmp_path / "none.so"))
+    with pytest.raises(UserError, match=r"SPARCL_KERNELS: expected a library of these kernels, got '.*none.so'"):
+        load()
+    monkeypatch.delenv("SPARCL_KERNELS")
+    old = tmp_path / "_native.so"
+    old.touch()
+    os.utime(old, (0, 0))
+    monkeypatch.setattr(library, "path", lambda: old)
+    with pytest.raises(UserError, match=r"_native.so is older than its sources; 'python -m sparcl.kernels.build'"):
+        load()

@@ -63,7 +63,7 @@ class Folder(Source):
 
     def cache_key(self, options: Mapping[str, Any]) -> str:
         place = f"{Path(options['path']).resolve()}\n{options.get('size', 32)}"
-        return f"folder-{hashlib.sha256(place.encode()).hexdigest()[:16]}"
+        return f"folder-{hashlib.sha256(place.encode(errors='surrogateescape')).hexdigest()[:16]}"
 
     def fingerprint(self, root: Path, options: Mapping[str, Any]) -> str | None:
         top = Path(options["path"])
