@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,8 @@ def read(plan_path: str | Path, table: str | Path) -> Results:
     if wrong := set(cells.status) - {DONE, DIVERGED, FAILED, NOT_RUN}:
         raise UserError(f"{table}: unknown status '{one_line(min(wrong), 40)}'")
     rows = rows[rows.quantity.notna()].drop(columns=["status", "reason"])
-    frame = pd.DataFrame([_planned(plan, entry) for entry in plan.cells])
+    conditions = _conditions(plan)
+    frame = pd.DataFrame([_planned(plan, entry, conditions) for entry in plan.cells])
     frame["status"], frame["reason"] = cells.status.to_numpy(), cells.reason.to_numpy()
     frame["setting"] = _settings(frame)
     single = pd.DataFrame(_pivot(rows, len(paths)), columns=NUMBERS)
@@ -150,7 +151,7 @@ def _read_table(table: Path) -> pd.DataFrame:
         ) from None
 
 
-def _planned(plan: Plan, entry: plans.CellEntry) -> dict[str, Any]:
+def _planned(plan: Plan, entry: plans.CellEntry, conditions: Set[str]) -> dict[str, Any]:
     cell, method = entry["cell"], plan.methods[entry["cell"]["method"]]
     learner = method["learner"]
     return {
@@ -164,7 +165,7 @@ def _planned(plan: Plan, entry: plans.CellEntry) -> dict[str, Any]:
         | cell["params"],
         "variant": variant_of(entry),
         "settings": tuple(f"{key}={shown(value)}" for key, value in sorted(entry["variant"].items())),
-        "conditions": tuple(item for item in sorted(entry["variant"].items()) if _is_condition(item[0])),
+        "conditions": tuple((key, value) for key, value in sorted(entry["variant"].items()) if key in conditions),
         "stream_label": plan.stream["label"],
         "label": method["label"],
         "family": method["family"],
@@ -176,9 +177,15 @@ def _planned(plan: Plan, entry: plans.CellEntry) -> dict[str, Any]:
     }
 
 
-def _is_condition(key: str) -> bool:
-    """Whether a setting is one that compared methods must share: of the training's protocol, of no component."""
-    return key.startswith("protocol.") or ("." not in key and key not in ("kernel", "device"))
+def _conditions(plan: Plan) -> set[str]:
+    """Return the settings of training's protocol (of no component) in which the cells differ beyond their names.
+
+    Compared methods share them: epochs, width, loss, start of replay, ... Not where they compute.
+    """
+    keys = {key for entry in plan.cells for key in entry["variant"]}
+    keys = {key for key in keys if key.startswith("protocol.") or ("." not in key and key not in ("kernel", "device"))}
+    cells = [entry["cell"] for entry in plan.cells]
+    return {key for key in keys if len({cell["params"].get(key, cell.get(key)) for cell in cells}) > 1}
 
 
 def _settings(frame: pd.DataFrame) -> list[str]:

@@ -96,9 +96,11 @@ def cells_of(results: Results) -> tuple[Cells, dict[str, str]]:
     cells: dict[tuple[Place, tuple], Configuration] = {}
     labels: dict[str, str] = {}
     owners: dict[tuple[str, bool], str] = {}
+    for c in sorted(found, key=lambda c: c.bundle not in (contrasts.OURS, c.policies["sparsity"])):
+        owners.setdefault((_training(c), bool(c.policies["data"])), c.bundle)
     for c in found:
-        training = "+".join(filter(None, (c.policies["sparsity"], c.policies["gradient"]))) or contrasts.DENSE
-        if owners.setdefault((training, bool(c.policies["data"])), c.bundle) != c.bundle:
+        training = _training(c)
+        if owners[training, bool(c.policies["data"])] != c.bundle:
             training = c.bundle  # RigL-ERK beside RigL: the same policies with other values
         place = training, *protocols.of(c.params), bool(c.policies["data"])
         for sparsity in [c.sparsity] if c.sparsity else levels:
@@ -106,6 +108,10 @@ def cells_of(results: Results) -> tuple[Cells, dict[str, str]]:
         if training not in labels or not c.policies["data"]:
             labels[training] = results.plan.bundles[c.bundle] if c.bundle else contrasts.DENSE
     return cells, dict(sorted(labels.items(), key=lambda item: "tdm" not in item[0]))
+
+
+def _training(c: Configuration) -> str:
+    return "+".join(filter(None, (c.policies["sparsity"], c.policies["gradient"]))) or contrasts.DENSE
 
 
 def factors(cells: Cells, labels: Mapping[str, str]) -> list[Factor]:

@@ -87,7 +87,8 @@ def checks(results: Results) -> list[Check]:
         shorter = next((other for other in [*dense, *tried] if _is_twice(c, other)), None)
         moved, reached = _change(longer, c), _change(c, shorter)
         is_own = c.key in keys
-        above = statistics.compare(c.seeds("class_il"), bottom.seeds("class_il")) if bottom and is_own else None
+        below = bottom if bottom is not None and bottom.conditions == c.conditions else None
+        above = statistics.compare(c.seeds("class_il"), below.seeds("class_il")) if below and is_own else None
         above = above if above is not None and above.n else None
         found.append(Check(c, _epochs(c), is_own, late(results.of("loss", c.paths)), moved, reached, above))
     return found

@@ -18,8 +18,9 @@ def summary(results: Results) -> str:
     if not many:
         return ""
     return (
-        f"In {many:,} of {every:,} removals, and on average in {settings} of {len(of)} settings with data removal, "
-        "ties decided about more than half of the samples: of equally easy ones, random ones left."
+        f"In {many:,} of {every:,} removals (on average in {settings} of {len(of)} settings with data removal) more "
+        "than half of the removed samples tied with others that stayed: not the counts chose them but ddr.ties, which "
+        "is random by default."
     )
 
 

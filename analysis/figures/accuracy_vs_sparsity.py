@@ -39,7 +39,7 @@ def draw(scene: Scene) -> Drawing | None:
         Patch(label="95 % interval, dense", facecolor="white", edgecolor=LIGHT, hatch="////", linewidth=0),
     ]
     legend(figure, scene, bands)
-    banded = f"{scene.highlighted} and of the baseline with as many seeds" if scene.highlighted else "the method"
+    banded = f"{scene.highlighted}, and of the baseline with as many seeds," if scene.highlighted else "the method"
     return finish(
         scene,
         "accuracy_vs_sparsity",

@@ -29,7 +29,7 @@ def table(results: Results) -> Table:
         values |= {
             "epochs": check.epochs, "own": check.is_own, "late": 100 * check.late, "above": check.above,
             "learned": _learned(check), "forgotten": ANSWERS[check.is_forgotten],
-            "pilot_n": min((paired.n for paired in check.doubled.values()), default=None),
+            "pilot_n": min((paired.n for paired in check.moved.values()), default=None),
             "above_diff": check.above.mean if check.above else None,
         }  # fmt: skip
         for metric in METRICS:

@@ -75,6 +75,7 @@ def _has_own_network(parts: Parts) -> bool:
 
 
 # -- as executed -------------------------------------------------------------------------------------------------------
+@streams.remembered()
 def executed(cell: Cell) -> tuple[dict[str, Any], bool]:
     """Return the planned ledger of ``cell`` (as a record holds it, FLOPs), and whether it is an approximation."""
     plan = setting(cell)

@@ -217,11 +217,12 @@ def test_the_first_claim_refers_to_it(crossed, rows):
     assert f": {value:+.2f}".replace("-", "\u2212") in claim.highlights[0]
 
 
-def test_bundles_of_the_same_policies_are_two_ways_of_training(tmp_path):
-    """RigL-ERK is RigL with another allocation: neither hides the other."""
+@pytest.mark.parametrize("sparse", [("rigl-derpp", "rigl-erk-derpp"), ("rigl-erk-derpp", "rigl-derpp")])
+def test_bundles_of_the_same_policies_are_two_ways_of_training(tmp_path, sparse):
+    """RigL-ERK is RigL with another allocation: neither hides the other, in any order."""
     entries = [
         factory.entry(factory.cell(method, 0.9 * ("-" in method), 50, seed), ["gain"])
-        for method in ("derpp", "rigl-derpp", "rigl-erk-derpp") for seed in range(2)
+        for method in ("derpp", *sparse) for seed in range(2)
     ]  # fmt: skip
     results = factory.collected(factory.write(tmp_path, factory.plan(entries, sweeps={"gain": [HEAD, REPLAY]})))
     cells, labels = gain.cells_of(results)

@@ -140,6 +140,19 @@ def test_half_the_epochs_stand_in_for_twice(tmp_path, shorter, is_learned):
     assert lines == [] if is_learned else "the last doubling of the epochs moved" in lines[0]
 
 
+@pytest.mark.parametrize(("doubled", "answer"), [([96.0, 96.05], "yes"), ([97.0, 95.0], "yes, by the means")])
+def test_an_interval_that_reaches_beyond_is_told(tmp_path, doubled, answer):
+    """At 10 epochs 95 % for both seeds; at 20 1.0 and 1.05 more, or 2 and 0: 1 +- 12.7."""
+    results = made(tmp_path, {10: 95.0, 20: 95.0})
+    own, pilot = regime.checks(results)
+    frame = results.frame
+    for metric in regime.METRICS:
+        frame.loc[frame.configuration == own.learner.key, metric] = 95.0
+        frame.loc[frame.configuration == pilot.learner.key, metric] = doubled
+    row = factory.rows(factory.table(results, "regime"))[0]
+    assert (row["learned"], row["pilot_n"]) == (answer, "2")
+
+
 def test_only_twice_the_epochs_is_a_pilot(tmp_path):
     own, _ = regime.checks(made(tmp_path, {10: 95.0, 30: 99.0}))
     assert own.moved == {}
@@ -189,5 +202,5 @@ def test_ties_are_warned_of_where_they_decide_more_than_half(tmp_path):
         "split-digits/sparcl-derpp/s0.90/b50: more than half in 2 of 4 removals, on average 70 %"
     ]
     assert ties.summary(results).startswith(
-        "In 2 of 5 removals, and on average in 1 of 2 settings with data removal, ties"
+        "In 2 of 5 removals (on average in 1 of 2 settings with data removal) more than half"
     )

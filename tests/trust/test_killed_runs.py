@@ -17,9 +17,9 @@ import launching
 import pytest
 from forked import PACKAGE, call, outcome, start, watch
 
-from sparcl import cell, cli, methods, trainer
+from sparcl import cell, cli, methods, streams, trainer
 from sparcl.files import atomic
-from sparcl.running import checkpoint, record, runner
+from sparcl.running import checkpoint, identity, record, runner
 
 USUAL = {"sparcl-derpp": 8, "rigl-erk-derpp": 3, "icarl": 3, "packnet": 3, "lwta": 3}
 """How often methods are killed, one for each kind of state; tests/test_contract.py continues every method."""
@@ -235,7 +235,27 @@ def test_a_signal_leaves_a_checkpoint(
     assert outcome(start(lambda: cli.main([*arguments, "60"]))) == 0
     measured = check(chosen, tmp_path / "stopped", whole)["measured"]
     assert measured["resumed"] == 1
-    assert measured["wall_seconds"] > state["results"]["seconds"]["wall"] > 0  # of both legs
+    assert state["results"]["seconds"]["wall"] > 0
+
+
+def test_the_wall_time_of_a_resumed_run_is_that_of_all_legs(
+    small_cell: Callable[..., cell.Cell], tmp_path: Path
+) -> None:
+    """A checkpoint that says that an hour went by before it."""
+    chosen, asked = small_cell("er", epochs=1), []
+
+    def stop() -> bool:
+        asked.append(0)
+        return len(asked) > 5
+
+    with pytest.raises(runner.Interrupted):
+        runner.run_cell(chosen, tmp_path, stop=stop)
+    saved = runner.folder_of(chosen, tmp_path) / runner.CHECKPOINT / "state.ckpt"
+    key = runner.checkpoint_key(identity.identity(chosen), streams.load(chosen.stream).digest)
+    state = checkpoint.load(saved, key)
+    state["results"]["seconds"]["wall"] = 3600.0
+    checkpoint.save(saved, key, state)
+    assert 3600 < runner.run_cell(chosen, tmp_path)["measured"]["wall_seconds"] < 7200
 
 
 @pytest.mark.parametrize(("number", "status"), SIGNALS[:2])

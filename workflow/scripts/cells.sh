@@ -12,7 +12,10 @@ python=${PYTHON:-python3}
 "$python" -m sparcl plan --config "$1"
 results=results/$("$python" -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["name"])' "$1")
 exec 9> "$results/cells.lock"
-flock 9 # which every cell inherits
+flock --nonblock 9 || { # which every cell inherits
+    echo "error: $results: other cells are at work here; try again when they are done" >&2
+    exit 2
+}
 "$python" - "$results" <<'PYTHON' | timeout --kill-after 30 "$3" xargs -0 -r -P "$2" -I '{}' \
     "$python" -m sparcl run --results "$results" --quiet --cell '{}' || status=$?
 import json, pathlib, sys
@@ -20,13 +23,13 @@ folder = pathlib.Path(sys.argv[1])
 for entry in json.loads((folder / "plan.json").read_text())["cells"]:
     try:
         found = json.loads((folder / "runs" / entry["path"] / "record.json").read_text())["identity"]
-    except FileNotFoundError:
+    except (OSError, ValueError, LookupError, TypeError):
         found = None
     if found != entry["identity"]:  # of other code: sparcl run says so
         print(json.dumps(entry["cell"], sort_keys=True), end="\0")
 PYTHON
 exec 9>&-
-flock --timeout 60 "$results/cells.lock" true # until the last cell has left its checkpoint
+flock --timeout 60 "$results/cells.lock" true || : # until the last cell has left its checkpoint
 if [ "${status:-0}" -eq 124 ]; then
     echo "time is up after $3 seconds: the same command goes on"
 fi
