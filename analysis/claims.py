@@ -98,10 +98,10 @@ def claims(results: Results) -> list[Claim]:
     answers = [
         _planned(found),
         _budgets(results),
-        _released(found),
         _gain(ours, pool, found, _parts(results)),
         _fewer_flops(ours, pool, results),
         _against_baselines(ours, pool, found),
+        _released(found),
         _beats_finetuning(pool),
     ]
     return [answer for answer in answers if answer is not None]
