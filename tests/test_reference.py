@@ -308,15 +308,16 @@ def test_parts_in_short_training() -> None:
 
 
 def test_what_is_under_way() -> None:
-    """On all images: the first seed of all five methods, the second of what is done."""
+    """On all images: the first seed of all five methods, the others of what is done."""
     runs = done("cifar10-all").set_index(["seed", "method"]).class_il
     names = {
         "derpp": "DER++", "rigl-derpp": "RigL", "tdm-dgm-derpp": "TDM + DGM", "static-derpp": "a static mask",
         "sparcl-derpp": "SparCL",
     }  # fmt: skip
-    first, second = (
+    first, second, third = (
         [f"{name} {runs[seed, method]:.1f}" for method, name in names.items() if (seed, method) in runs.index]
-        for seed in (0, 1)
+        for seed in (0, 1, 2)
     )
     first[0] += " % Class-IL"
-    assert f"the first of three seeds: {', '.join(first)}. The second: {', '.join(second)}." in FLAT
+    lists = [", ".join(part) for part in (first, second, third)]
+    assert "the first of three seeds: {}. The second: {}. The third: {}.".format(*lists) in FLAT
