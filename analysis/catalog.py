@@ -15,8 +15,8 @@ from sparcl.groups import APART, GAIN, PILOT, apart, budgets, in_main, is_losses
 
 PARTS = {"tdm": "sparsity", "ddr": "data", "dgm": "gradient"}
 """SparCL's parts, and the kind of policy that each is."""
-OFF = ("", "static")
-"""Sparsity policies of a method without TDM; RigL with data removal is no SparCL without it."""
+ABLATED = ("", "static", "tdm")
+"""Sparsity policies of SparCL with and without TDM; RigL with data removal is no SparCL without it."""
 ABLATION = "ablation"
 """The group that the ablation is made of, where the matrix has it; else of all main cells."""
 SWEEP = "sweep_"
@@ -43,7 +43,7 @@ def _main_cells(plan: Document) -> Cells:
                 "dense": (method, buffer, sparsity),
                 "is_sparse": sparsity > 0 and is_sparse_training(plan, method),
                 "parts": {part for part, kind in PARTS.items() if policies.get(kind) == part},
-                "may_ablate": (policies.get("sparsity") or "") in (*OFF, "tdm"),
+                "may_ablate": (policies.get("sparsity") or "") in ABLATED,
                 "in_ablation": ABLATION in entry["groups"],
             }
     return list(found.values())

@@ -110,19 +110,18 @@ def claims(results: Results) -> list[Claim]:
 def _planned(contrasts: Sequence[Finding]) -> Claim | None:
     """The planned contrasts that are no claim's: those without SparCL."""
     own = [c for c in contrasts if c.contrast.is_planned and OURS not in (c.contrast.first, c.contrast.second)]
-    lines = [c.line() for c in own if c.paired.n]
-    if not lines:
-        return None
-    answer = "Measured, averaged over the settings within each seed (table primary):"
-    return Claim("What this matrix was planned to tell.", answer, (), lines, "Question")
+    return _question("What this matrix was planned to tell.", own)
 
 
 def _released(contrasts: Sequence[Finding]) -> Claim | None:
-    lines = [c.line() for c in contrasts if {c.contrast.first, c.contrast.second} == {OURS, RELEASED} and c.paired.n]
-    if not lines:
-        return None
+    own = [c for c in contrasts if {c.contrast.first, c.contrast.second} == {OURS, RELEASED}]
+    return _question("Does SparCL by its released code differ from SparCL by its paper?", own)
+
+
+def _question(text: str, contrasts: Sequence[Finding]) -> Claim | None:
+    lines = [c.line() for c in contrasts if c.paired.n]
     answer = "Measured, averaged over the settings within each seed (table primary):"
-    return Claim("Does SparCL by its released code differ from SparCL by its paper?", answer, (), lines, "Question")
+    return Claim(text, answer, (), lines, "Question") if lines else None
 
 
 def _budgets(results: Results) -> Claim | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis import frames
-from analysis.catalog import ABLATION, OFF, PARTS
+from analysis.catalog import ABLATED, ABLATION, PARTS
 from analysis.configurations import Configuration, configurations
 from analysis.frames import Results
 from analysis.tables.columns import BUFFER, LABEL, MEGABYTE, SPARSITY
@@ -30,7 +30,7 @@ def ablation_rows(results: Results) -> list[Configuration]:
     """
     group = frames.in_group(results.frame, ABLATION)
     rows = configurations(group if len(group) else frames.main_rows(results.frame))
-    rows = [row for row in rows if row.policies["sparsity"] in (*OFF, "tdm")]
+    rows = [row for row in rows if row.policies["sparsity"] in ABLATED]
     return rows if len(group) else [r for r in rows if r.family in ("ablation", "sparcl") or r.bundle == "static"]
 
 

@@ -13,6 +13,7 @@ from ctypes import POINTER, c_char_p, c_double, c_float, c_int, c_int32, c_int64
 from pathlib import Path
 
 from sparcl.errors import UserError
+from sparcl.kernels import build
 
 LANES = 16  # images of a block
 COPYING = 60.0  # seconds
@@ -135,8 +136,8 @@ def load() -> ctypes.CDLL | None:
 
 def _is_stale(file: Path) -> bool:
     """Whether a source was changed after the library was built, by more than copying a tree takes."""
-    sources = (Path(__file__).parent / "csrc").glob("*.[ch]")
-    return any(source.stat().st_mtime > file.stat().st_mtime + COPYING for source in sources)
+    newest = max(source.stat().st_mtime for source in build.SOURCES + build.HEADERS)
+    return newest > file.stat().st_mtime + COPYING
 
 
 def _available(library: ctypes.CDLL) -> list[str]:

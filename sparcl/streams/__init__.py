@@ -62,7 +62,7 @@ def describe(name: str, options: Mapping[str, Any] | None = None) -> StreamInfo:
     Raises:
         UserError: unknown stream or option, or a value out of range.
     """
-    key = json.dumps([name, options], sort_keys=True, default=repr)
+    key = "" if _known is None else json.dumps([name, options], sort_keys=True, default=repr)
     if _known is not None and key in _known:
         return _known[key]
     source = find(name)
