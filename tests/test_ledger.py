@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -382,21 +382,9 @@ def test_paper_sparsity_per_layer(cifar):
 
 def test_data_fractions():
     assert convention.ramp_fraction(0.30, 20, 50) == pytest.approx((20 * 0.85 + 30 * 0.70) / 50) == pytest.approx(0.76)
-    assert convention.staircase_fraction(0.30, 4, 5, 50) == pytest.approx(0.775)
-    assert convention.staircase_fraction(0.30, 3, 5, 50) == pytest.approx(0.76)
     assert convention.ramp_fraction(0.30, 40, 20) == pytest.approx(0.925)  # ends half way down, at 0.85
-    assert convention.staircase_fraction(0.30, 4, 5, 10) == pytest.approx((5 + 5 * 0.925) / 10)
-    assert convention.ramp_fraction(0, 20, 50) == convention.staircase_fraction(0, 4, 5, 50) == 1
-    assert convention.ramp_fraction(0.3, 0, 50) == convention.staircase_fraction(0.3, 0, 5, 50) == 1
-
-
-@settings(max_examples=50)
-@given(st.floats(0, 0.9), st.integers(1, 10), st.integers(1, 10), st.integers(1, 100))
-def test_staircase_removes_later_than_the_ramp(proportion, stages, stage, epochs):
-    stairs = convention.staircase_fraction(proportion, stages, stage, epochs)
-    ramp = convention.ramp_fraction(proportion, stages * stage, epochs)
-    assert 1 - proportion - 1e-9 <= ramp <= stairs + 1e-9
-    assert stairs <= 1
+    assert convention.ramp_fraction(0, 20, 50) == 1
+    assert convention.ramp_fraction(0.3, 0, 50) == 1
 
 
 def test_honest_count_of_the_published_runs(cifar):

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import subprocess
-import sys
+import math
 
 import pytest
 import torch
+from printed import resolution, rounds_from, select
 
-from sparcl import cli, models, resolve, streams
+from sparcl import cli, methods, models, resolve, streams
 from sparcl.costs import convention, ledger, planning, published
-from sparcl.errors import UserError
-
-HEADER = ",".join(published.COLUMNS)
 
 
 def costs(classes, shape):
@@ -54,13 +52,16 @@ def paper(figure, run):
     )
 
 
+HEADLINE = {
+    "metric": "training_flops", "stream": "split-cifar10", "method": "sparcl-derpp", "sparsity": 0.95, "buffer": 500,
+}  # fmt: skip
 FLOPS = [f for f in published.load() if f.metric == "training_flops" and f.table.startswith("table")]
 
 
 @pytest.mark.parametrize("figure", FLOPS, ids=lambda f: f"{f.stream}-{f.method}-{f.sparsity}-{f.buffer}")
 def test_paper_ledger_rounds_to_every_published_figure(figure, runs):
     """Every row of the published tables, from layer costs and protocol."""
-    assert figure.rounds_from(paper(figure, runs[figure.stream]))
+    assert rounds_from(paper(figure, runs[figure.stream]), figure)
 
 
 @pytest.mark.parametrize("figure", FLOPS, ids=lambda f: f"{f.stream}-{f.method}-{f.sparsity}-{f.buffer}")
@@ -71,7 +72,7 @@ def test_a_cell_of_the_suites_own_settings_rounds_to_every_published_figure(figu
     info = streams.describe(figure.stream)
     found = planning.paper(chosen)
     assert (chosen.model, chosen.width) == ("resnet18", 64)  # those of the layer costs
-    assert figure.rounds_from(found["training"])
+    assert rounds_from(found["training"], figure)
     _, images, epochs = runs[figure.stream]
     assert (list(info.train_sizes), chosen.epochs) == (images, epochs)
 
@@ -85,11 +86,13 @@ def test_the_rows_that_are_reached_are_all_but_those_of_another_count():
 
 
 def test_the_command_line_prints_the_published_figure(capsys):
-    (figure,) = published.select(FLOPS, stream="split-cifar10", method="sparcl-derpp", sparsity=0.95, buffer=500)
+    (figure,) = select(
+        metric="training_flops", stream="split-cifar10", method="sparcl-derpp", sparsity=0.95, buffer=500
+    )
     arguments = ["--stream", figure.stream, "--method", figure.method, "--buffer", str(figure.buffer)]
     assert cli.main(["flops", *arguments, "--sparsity", str(figure.sparsity), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert figure.rounds_from(found["paper"]["training"])
+    assert rounds_from(found["paper"]["training"], figure)
     assert found["paper"]["data_fraction"] == pytest.approx(0.76)
     assert found["paper"]["gradient_density"] == pytest.approx(0.04)
     assert found["cell"]["epochs"] == 50
@@ -97,10 +100,8 @@ def test_the_command_line_prints_the_published_figure(capsys):
 
 @pytest.mark.parametrize("figure", [f for f in FLOPS if f.stream == "split-tiny-imagenet" and f.buffer])
 def test_tiny_imagenet_column_is_the_printed_cifar_column_times_sixteen(figure):
-    twin = published.select(
-        FLOPS, stream="split-cifar10", method=figure.method, sparsity=figure.sparsity, buffer=figure.buffer
-    )
-    assert figure.rounds_from(16 * twin[0].value)
+    twin = select(**HEADLINE | {"method": figure.method, "sparsity": figure.sparsity, "buffer": figure.buffer})
+    assert rounds_from(16 * twin[0].value, figure)
 
 
 @pytest.mark.parametrize(
@@ -113,8 +114,8 @@ def test_data_fraction_that_the_tables_admit(runs, stream, admitted, used):
     low, high = 0.0, 1.0
     for figure in rows:
         whole = paper(figure, runs[stream]) / used
-        low = max(low, (figure.value - figure.resolution / 2) / whole)
-        high = min(high, (figure.value + figure.resolution / 2) / whole)
+        low = max(low, (figure.value - resolution(figure) / 2) / whole)
+        high = min(high, (figure.value + resolution(figure) / 2) / whole)
     assert (round(low, 4), round(high, 4)) == admitted
     assert low < used < high
 
@@ -128,10 +129,12 @@ def test_isolation_methods_are_not_the_masked_formula(runs):
 
 
 def test_headline_reduction(runs):
-    dense = published.select(FLOPS, stream="split-cifar10", method="derpp", buffer=500)[0]
-    sparse = published.select(FLOPS, stream="split-cifar10", method="sparcl-derpp", buffer=500, sparsity=0.95)[0]
-    printed = published.select(metric="flops_reduction")[0]
-    assert printed.rounds_from(dense.value / sparse.value)
+    dense = select(metric="training_flops", stream="split-cifar10", method="derpp", buffer=500)[0]
+    sparse = select(metric="training_flops", stream="split-cifar10", method="sparcl-derpp", buffer=500, sparsity=0.95)[
+        0
+    ]
+    printed = select(metric="flops_reduction")[0]
+    assert rounds_from(dense.value / sparse.value, printed)
 
 
 def test_data_hold_both_streams_and_every_status():
@@ -139,11 +142,22 @@ def test_data_hold_both_streams_and_every_status():
     assert {f.stream for f in figures} == {"split-cifar10", "split-tiny-imagenet", ""}
     assert {f.status for f in figures} == set(published.STATUSES)
     assert {f.metric for f in figures} == set(published.UNITS)
-    assert all(len(f.note + f.source) < 200 for f in figures)
+    assert all(len(f.source) > 0 and len(f.note + f.source) < 200 for f in figures)
+    assert all(f.sparsity is None or 0 <= f.sparsity < 1 for f in figures)
+    assert all(math.isfinite(f.value) and f.value >= 0 for f in figures)
+    keys = [(f.table, f.stream, f.buffer, f.method, f.sparsity, f.metric) for f in figures]
+    assert len(set(keys)) == len(keys)
+
+
+def test_every_published_dense_learner_is_a_method():
+    dense = ("ewc", "lwf", "agem", "icarl", "fdr", "er", "derpp")
+    assert {f.method for f in select(table="table1", metric="training_flops", sparsity=0)} == set(dense)
+    families = {name: methods.get(name).family for name in dense}
+    assert families == dict.fromkeys(dense, "rehearsal") | {"ewc": "regularization", "lwf": "regularization"}
 
 
 def test_known_figures():
-    (dense,) = published.select(stream="split-cifar10", method="derpp", metric="class_il", buffer=500, table="table1")
+    (dense,) = select(stream="split-cifar10", method="derpp", metric="class_il", buffer=500, table="table1")
     assert (dense.value, dense.std, dense.runs, dense.status, dense.sparsity) == (
         72.70,
         1.36,
@@ -151,52 +165,19 @@ def test_known_figures():
         "sourced",
         0,
     )
-    (sparse,) = published.select(
+    (sparse,) = select(
         stream="split-tiny-imagenet", method="sparcl-derpp", metric="class_il", buffer=500, sparsity=0.95
     )
     assert (sparse.value, sparse.status) == (19.01, "figure")
-    (flops,) = published.select(
-        method="sparcl-er", metric="training_flops", buffer=200, sparsity=0.75, stream="split-cifar10"
-    )
+    (flops,) = select(method="sparcl-er", metric="training_flops", buffer=200, sparsity=0.75, stream="split-cifar10")
     assert (flops.value, flops.status) == (2.0e15, "sourced")
 
 
 def test_rounding_uses_the_printed_digits():
-    figure = published.parse([HEADER, "t,s,,m,0,training_flops,2.0e15,,,sourced,x,"])[0]
-    assert figure.resolution == 1e14
-    assert figure.rounds_from(1.951e15)
-    assert figure.rounds_from(2.049e15)
-    assert not figure.rounds_from(2.06e15)
-    assert figure.buffer is None
-    assert published.parse([HEADER, "t,s,500,m,0,class_il,74.10,,,sourced,x,"])[0].resolution == 0.01
-    assert published.parse([HEADER, "t,s,500,m,0,memory_mb,247,,,sourced,x,"])[0].resolution == 1
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ("t,s,,m,0,class_il,1.0,,,source,x,", r"line 2, status: .*did you mean 'sourced'"),
-        ("t,s,,m,0,clas_il,1.0,,,sourced,x,", r"line 2, metric: .*did you mean 'class_il'"),
-        ("t,s,,m,1.5,class_il,1.0,,,sourced,x,", r"line 2, sparsity: expected a number in \[0, 1\)"),
-        ("t,s,,m,0,class_il,many,,,sourced,x,", "line 2, value: expected a number, got 'many'"),
-        ("t,s,,m,0,class_il,,,,sourced,x,", "line 2, value: expected a number"),
-        ("t,s,,m,0,class_il,1.0,,,sourced,,", "line 2, source: expected a text"),
-        ("t,s,,m,0", "line 2: expected 12 columns"),
-    ],
-)
-def test_bad_rows_are_named(row, message):
-    with pytest.raises(UserError, match=message):
-        published.parse([HEADER, row])
-
-
-def test_bad_files_are_named():
-    with pytest.raises(UserError, match="expected the columns"):
-        published.parse(["a,b", "1,2"])
-    row = "t,s,,m,0,class_il,1.0,,,sourced,x,"
-    with pytest.raises(UserError, match="line 3: expected one row per figure, repeats line 2"):
-        published.parse([HEADER, row, row])
-
-
-def test_loading_needs_no_torch():
-    code = "import sys, sparcl.costs.published as p; p.load(); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    figure = dataclasses.replace(published.load()[0], text="2.0e15")
+    assert resolution(figure) == 1e14
+    assert rounds_from(1.951e15, figure)
+    assert rounds_from(2.049e15, figure)
+    assert not rounds_from(2.06e15, figure)
+    assert resolution(dataclasses.replace(figure, text="74.10")) == 0.01
+    assert resolution(dataclasses.replace(figure, text="247")) == 1

@@ -95,17 +95,6 @@ def ramp_fraction(proportion: float, cutoff_epochs: float, epochs: float) -> flo
     return 1.0 - removed / epochs
 
 
-def staircase_fraction(proportion: float, stages: int, stage_epochs: int, epochs: int) -> float:
-    """Mean fraction presented when ``proportion / stages`` is removed after each of ``stages`` stages.
-
-    0.775 for 30 % in 4 stages of 5 epochs out of 50: what a run that removes data between epochs presents.
-    """
-    if stages <= 0:
-        return 1.0
-    removed = sum(proportion * min(epoch // stage_epochs, stages) / stages for epoch in range(epochs))
-    return 1.0 - removed / epochs
-
-
 def paper_memory(
     parameters: int, outputs: int, batch_size: int, weight_sparsity: float = 0.0, gradient_sparsity: float | None = None
 ) -> dict[str, float]:
