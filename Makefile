@@ -18,7 +18,7 @@ STAMP := $(VENV)/.installed
 CHECK = @$(BIN)/python workflow/scripts/planning.py "$(CONFIG)"
 RUN = $(BIN)/snakemake --configfile "$(CONFIG)"
 
-.PHONY: help tables figures report cells tune partial dry-run test test-all lint format api pins hashes clean distclean
+.PHONY: help tables figures report cells tune partial dry-run test test-all lint format api pins clean distclean
 
 help:
 	@echo 'make tables  [CONFIG=FILE] [CORES=N]   run a matrix; tables, figures and report in results/<name>/'
@@ -78,9 +78,6 @@ api: $(STAMP)
 # The pinned versions, from what is installed in the virtual environment.
 pins: $(STAMP)
 	$(BIN)/python workflow/scripts/pins.py
-
-hashes: $(STAMP)
-	$(BIN)/python workflow/scripts/pins.py --hashes > requirements-hashed.txt
 
 # The kernel is compiled with the package: its sources make it stale, too.
 $(STAMP): pyproject.toml constraints.txt $(wildcard sparcl/kernels/csrc/*)

@@ -89,8 +89,6 @@ class Isolation(SparsityPolicy):
         norms: batch normalization per task, if ``batch_norm`` is "per-task".
     """
 
-    family = "isolation"
-    task_il_only = True
     learners: ClassVar = ()
     retrain: float = parameter(
         1 / 3, "fraction of a task's steps that train the kept weights after pruning", low=0, high=1

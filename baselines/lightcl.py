@@ -384,7 +384,6 @@ def channel_counts(shapes: Mapping[str, torch.Size], sparsity: float) -> dict[st
 class Channels(SparsityPolicy):
     """One-shot channel sparsity: the output channels of largest mean signed weight stay, once and for all."""
 
-    family = "sibling"
     learners: ClassVar = ()
 
     def start(self, run: Run) -> None:

@@ -255,7 +255,6 @@ class Tickets(SparsityPolicy):
         norms: batch normalization per finished task, if ``batch_norm`` is "per-task".
     """
 
-    family = "sibling"
     learners: ClassVar = ()
     cutoff: float = parameter(
         0.5, "units below this multiple of the uniform winning probability do not learn", low=0, high=1

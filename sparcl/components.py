@@ -366,14 +366,10 @@ class SparsityPolicy(Policy):
     """Which weights exist. The default keeps all of them.
 
     Attributes:
-        task_il_only: whether Class-IL is undefined with it.
         fixed_pattern: whether the masks are a pattern (every k-th weight, N of M) that no seed changes.
-        family: the block of the tables in which its methods stand.
     """
 
-    task_il_only: ClassVar[bool] = False
     fixed_pattern: ClassVar[bool] = False
-    family: ClassVar[str] = "sparse-baseline"
 
     def on_gradients(self, run: Run) -> bool:
         """Called after backward, with gradients in ``parameter.grad``; return False to skip the step."""

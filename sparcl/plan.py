@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, TypedDict
 
 from sparcl import budget, methods, resolve, streams
@@ -201,11 +202,11 @@ class _State:
         """Return the core seconds that ``cells`` take: mean of the method, else of all, scaled by epochs."""
         if not self.seconds:
             return None
-        overall = _mean([seconds / cell["epochs"] for cell, seconds in self.seconds])
+        overall = fmean(seconds / cell["epochs"] for cell, seconds in self.seconds)
         by_method: dict[str, list[float]] = {}
         for cell, seconds in self.seconds:
             by_method.setdefault(cell["method"], []).append(seconds / cell["epochs"])
-        means = {method: _mean(values) for method, values in by_method.items()}
+        means = {method: fmean(values) for method, values in by_method.items()}
         return sum(cell["epochs"] * means.get(cell["method"], overall) for cell in cells)
 
 
@@ -229,10 +230,6 @@ def _measured(plan: Plan, results: Path) -> _State:
         if math.isfinite(seconds):
             state.seconds.append((entry["cell"], seconds))
     return state
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
 
 
 def clock(seconds: float) -> str:

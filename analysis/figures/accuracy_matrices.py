@@ -36,7 +36,6 @@ def draw(scene: Scene) -> Drawing | None:
     figure.colorbar(image, ax=panels, shrink=0.7, label="Class-IL accuracy (%)", pad=0.01)
     return finish(
         scene,
-        "accuracy_matrices",
         f"Accuracy matrices with a buffer of {buffer}",
         "Class-IL accuracy on each task's test images (columns) after training each task (rows), mean over"
         f" seeds{_chosen(scene)}; a "

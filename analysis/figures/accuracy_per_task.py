@@ -66,7 +66,6 @@ def draw(scene: Scene) -> Drawing | None:
     band = f"; band (3 or more seeds): 95 % t-interval of {banded}" if scene.learners else ""
     return finish(
         scene,
-        "accuracy_per_task",
         title,
         f"Class-IL accuracy averaged over the tasks seen so far, after training each of them{band}.{level}",
         figure,

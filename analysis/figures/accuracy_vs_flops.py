@@ -61,7 +61,6 @@ def draw(scene: Scene) -> Drawing | None:
     beside = f", written beside {scene.highlighted}'s" if scene.highlighted else ""
     return finish(
         scene,
-        "accuracy_vs_flops",
         "Accuracy against training FLOPs",
         "Final Class-IL accuracy (mean, 95 % t-interval) against the training FLOPs that the runs "
         f"executed. A line joins one method's sparsity levels{beside}; the wide grey line "

@@ -42,7 +42,6 @@ def draw(scene: Scene) -> Drawing | None:
     banded = f"{scene.highlighted}, and of the baseline with as many seeds," if scene.highlighted else "the method"
     return finish(
         scene,
-        "accuracy_vs_sparsity",
         "Accuracy against sparsity",
         "Final Class-IL accuracy against the sparsity of the masked layers: mean over seeds; the shaded "
         f"band is the 95 % t-interval (3 or more seeds) of {banded} that is best on "

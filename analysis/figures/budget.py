@@ -59,7 +59,7 @@ def draw(scene: Scene) -> Drawing | None:
         "the same method at the epochs of the main comparison, where it was run. Dotted: the dense learner at the "
         "budget. Beside the panel, where there are several, the sparsities."
     )
-    return finish(scene, "budget", "Equal budgets of training FLOPs", caption, figure, drawn)
+    return finish(scene, "Equal budgets of training FLOPs", caption, figure, drawn)
 
 
 def _filled(scene: Scene, c: Configuration) -> dict[str, Any]:

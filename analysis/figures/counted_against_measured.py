@@ -37,7 +37,6 @@ def draw(scene: Scene) -> Drawing | None:
     legend(figure, scene, seeds=False)
     return finish(
         scene,
-        "counted_against_measured",
         "FLOPs counted and time measured",
         "How many times less time a training step (left) and a prediction (right) take than the dense learner's by "
         "PyTorch, against how many times fewer FLOPs they execute; a point for each sparsity of a method. On the grey "

@@ -74,7 +74,6 @@ def draw(scene: Scene) -> Drawing | None:
     figure.legend(handles=handles, loc="outside right upper")
     return finish(
         scene,
-        "flops_breakdown",
         f"What training FLOPs are spent on, buffer {buffer}",
         "Executed training FLOPs by purpose, mean over seeds: absolute (left) and as a share (right). One "
         f"multiply-add is 2 FLOPs; evaluation is not training. LightCL's replay is that of the images it holds. Sparse "

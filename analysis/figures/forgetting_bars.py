@@ -56,4 +56,4 @@ def draw(scene: Scene) -> Drawing | None:
         "Forgetting (Chaudhry et al. 2018: mean drop from a task's best earlier Class-IL accuracy to its "
         f"final one), mean and 95 % t-interval; sparse methods at {scene.focus:.2f}."
     )
-    return finish(scene, "forgetting_bars", "Forgetting", caption, figure, drawn)
+    return finish(scene, "Forgetting", caption, figure, drawn)

@@ -41,7 +41,7 @@ def draw(scene: Scene) -> Drawing | None:
         "(filled), and interactions, differences of differences (hollow)."
     )
     drawn = configurations(frames.in_group(scene.results.frame, GAIN))
-    return finish(scene, "gain", "What the gain is made of", caption, figure, drawn)
+    return finish(scene, "What the gain is made of", caption, figure, drawn)
 
 
 def _compared(ax: Axes, effects: Sequence[Effect]) -> None:

@@ -111,7 +111,7 @@ def draw(scene: Scene) -> Drawing | None:
         " that mask gradients), and of those pruned at each mask update (bottom), from one run of each "
         f"method. Dashed: task boundaries. Methods with fixed masks have no churn. {scene.label}."
     )
-    return Drawing("mask_dynamics", title, caption, figure, missing)
+    return Drawing(title, caption, figure, missing)
 
 
 def _remark(ax: Axes, text: str, height: float) -> None:

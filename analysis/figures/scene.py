@@ -136,7 +136,6 @@ class Scene:
 class Drawing:
     """A figure with what a reader needs beneath it."""
 
-    name: str
     title: str
     caption: str
     figure: Figure = field(repr=False)
@@ -176,9 +175,7 @@ def level_label(c: Configuration) -> str:
     return f"{c.label} {c.sparsity:.2f}" if c.sparsity else c.label
 
 
-def finish(
-    scene: Scene, name: str, title: str, caption: str, figure, chosen: Iterable[Configuration], basis: str = ""
-) -> Drawing:
+def finish(scene: Scene, title: str, caption: str, figure, chosen: Iterable[Configuration], basis: str = "") -> Drawing:
     """Give a figure its title and what stands under it.
 
     ``chosen`` are the configurations that it shows; ``basis`` says what its points are of, if not of all their seeds.
@@ -187,7 +184,7 @@ def finish(
     missing, basis = missing_of(chosen), basis or seeds_text(chosen)
     figure.suptitle(f"{title} on {scene.label}", fontsize=10.5, fontweight="bold", x=0.01, ha="left")
     style.footnote(figure, f"{basis}{missing_text(missing)}")
-    return Drawing(name, title, f"{caption} {scene.label}, {basis}.", figure, missing)
+    return Drawing(title, f"{caption} {scene.label}, {basis}.", figure, missing)
 
 
 def errors(s) -> np.ndarray | None:
@@ -222,4 +219,4 @@ def nothing(scene: Scene, name: str) -> Drawing:
     figure.suptitle(f"{title} on {scene.label}", fontsize=10.5, fontweight="bold", x=0.01, ha="left")
     axes[0][0].text(0.5, 0.5, "no finished cells for this figure", ha="center", va="center", color=style.GREY)
     style.footnote(figure, missing_text(missing).strip())
-    return Drawing(name, title, f"There are no finished cells for this figure. {scene.label}.", figure, missing)
+    return Drawing(title, f"There are no finished cells for this figure. {scene.label}.", figure, missing)

@@ -15,7 +15,6 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 
 from analysis import frames
-from analysis.catalog import SWEEP
 from analysis.configurations import Configuration, by_values, configurations, default_of, missing_of
 from analysis.figures import style
 from analysis.figures.scene import (
@@ -85,7 +84,7 @@ def draw(scene: Scene, group: str) -> Drawing | None:
         f"{'of each setting' if listed else 'against'} {'of ' if listed else ''}{', '.join(parameters)}, all else "
         f"equal: {text}. {f'Dotted: {dotted}. ' if dotted else ''}{scene.label}, {seeds_text(drawn)}."
     )
-    return Drawing(f"{SWEEP}{group}", title, caption, figure, missing)
+    return Drawing(title, caption, figure, missing)
 
 
 def _is_number(value: Any) -> bool:

@@ -95,7 +95,7 @@ FLOPS = [
 ]
 AGAINST = Column("reference", "Reference", csv_only=True)
 DIFFERENCE = Column("difference", "Difference", "difference", "points")
-P_FDR = Column("p_fdr", "p", "p", csv_only=False)
+P_FDR = Column("p_fdr", "p", "p")
 
 
 def flops_values(row: Configuration, pool: Sequence[Configuration]) -> dict[str, float]:

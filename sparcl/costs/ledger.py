@@ -124,7 +124,6 @@ class Ledger:
         self._gradients: list[int | None] = [None] * len(self.costs)
         self._told: dict[str, Mapping[str, int] | None] = {"weights": {}, "gradients": {}}
         self._frozen: set[int] = set()
-        self._stop = True
         self._pending: dict[tuple[str, str, str], int] = {}
         self._macs: dict[str, dict[str, list[int]]] = {}
 
@@ -147,15 +146,15 @@ class Ledger:
         self._gradients = gradients
         self._told["gradients"] = dict(counts)
 
-    def set_frozen(self, names: Iterable[str], stop_input_gradient_before: bool = True) -> None:
+    def set_frozen(self, names: Iterable[str]) -> None:
         """Say which weights are not trained from now on: they have no weight gradient.
 
-        With ``stop_input_gradient_before`` the layers before the first trained one have no input gradient
-        either; the first trained layer keeps its own, by the convention for first layers.
+        The layers before the first trained one have no input gradient either; the first trained layer keeps its
+        own, by the convention for first layers.
         """
         frozen = {self._position(name) for name in names}
         self._flush()
-        self._frozen, self._stop = frozen, stop_input_gradient_before
+        self._frozen = frozen
 
     def forward(self, line: str, images: int) -> None:
         """Add a forward pass of ``images`` images at the density of the weights."""
@@ -225,7 +224,7 @@ class Ledger:
         if kind == "weight_gradient":
             return [index not in self._frozen for index in layers]
         first = next((index for index in layers if index not in self._frozen), len(self.costs))
-        return [index >= first or not self._stop for index in layers]
+        return [index >= first for index in layers]
 
     def _flush(self) -> None:
         for (line, kind, at), images in self._pending.items():
@@ -268,7 +267,6 @@ class Ledger:
             "weights": list(self._weights),
             "gradients": list(self._gradients),
             "frozen": sorted(self._frozen),
-            "stop": self._stop,
             "macs": copy.deepcopy(self._macs),
         }
 
@@ -282,7 +280,7 @@ class Ledger:
             raise UserError("ledger: expected the state of a model with the same layers")
         self._weights = list(state["weights"])
         self._gradients = list(state["gradients"])
-        self._frozen, self._stop = set(state["frozen"]), bool(state["stop"])
+        self._frozen = set(state["frozen"])
         self._macs = copy.deepcopy(dict(state["macs"]))
         self._told = {"weights": None, "gradients": None}
         self._pending = {}

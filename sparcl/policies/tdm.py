@@ -52,7 +52,6 @@ def importance(weight: Tensor, current: Tensor | None, memory: Tensor | None, al
 class TDM(SparsityPolicy):
     """Task-aware dynamic masking; see the module's docstring for the rule and its source."""
 
-    family = "sparcl"
     by_term = True
     alpha: float = parameter(0.5, "coefficient of the current task's gradient", low=0)
     beta: float = parameter(1.0, "coefficient of the memory's gradient", low=0)

@@ -1,18 +1,11 @@
 """Write the pinned versions: ``constraints.txt`` and ``environment.yml`` from the environment that runs this.
 
-    python workflow/scripts/pins.py            # what is installed, without this package itself
-    python workflow/scripts/pins.py --hashes   # the same with SHA-256 hashes, on standard output
-
 ``pyproject.toml`` keeps ranges; these files say what the suite was tested with.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
-import subprocess
-import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -67,27 +60,8 @@ def environment(versions: dict[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def hashed() -> str:
-    """Return every pinned file with its hash, as pip resolves ``constraints.txt`` on this platform."""
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
-    command += ["--report", "-", "--constraint", str(TOP / "constraints.txt"), f"{TOP}[{','.join(EXTRAS)}]"]
-    report = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-    lines = []
-    for item in report["install"]:
-        name, version = canonical(item["metadata"]["name"]), item["metadata"]["version"]
-        digest = item["download_info"].get("archive_info", {}).get("hashes", {}).get("sha256")
-        if digest:
-            lines.append(f"{name}=={version} --hash=sha256:{digest}\n")
-    return "".join(sorted(lines))
-
-
 def main() -> None:
-    """Write the files, or print the hashes."""
-    parser = argparse.ArgumentParser(description="Write constraints.txt and environment.yml.")
-    parser.add_argument("--hashes", action="store_true", help="print pinned versions with hashes")
-    if parser.parse_args().hashes:
-        sys.stdout.write(hashed())
-        return
+    """Write the files."""
     versions = installed()
     (TOP / "constraints.txt").write_text(constraints(versions))
     (TOP / "environment.yml").write_text(environment(versions))

@@ -87,7 +87,7 @@ def digest(value: Any) -> str:
 
 def code(analysis: Path, library: Path) -> str:
     """Return the SHA-256 of what makes tables and figures of records, comments and formatting left out."""
-    files = [path for path in sorted(analysis.rglob("*")) if path.suffix in (".py", ".mplstyle", ".j2", ".csv")]
+    files = [path for path in sorted(analysis.rglob("*")) if path.suffix in (".py", ".j2", ".csv")]
     return digest(list(_contents([*files, *(library / name for name in LIGHT)])))
 
 
