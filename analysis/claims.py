@@ -6,9 +6,21 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from analysis import frames, gain, statistics, timing
+from analysis import frames, gain, protocols, statistics, timing
 from analysis.configurations import Configuration, configurations, dense_of, flops_ratio, plain
-from analysis.contrasts import DENSE, HIGHER, LOWER, NOT_TESTED, NOT_TOLD, OURS, Finding, findings, pooled
+from analysis.contrasts import (
+    DENSE,
+    HIGHER,
+    LOWER,
+    NOT_TESTED,
+    NOT_TOLD,
+    OURS,
+    RELEASED,
+    Finding,
+    analysis_of,
+    findings,
+    pooled,
+)  # fmt: skip
 from analysis.frames import Results
 from analysis.gain import Effect
 from analysis.statistics import ALPHA, Paired
@@ -24,8 +36,8 @@ GAIN = "config/split-digits-gain.yaml (its committed table: results/reference/sp
 FEW = 8
 """Exceptions that an answer names itself; more stand among its comparisons only."""
 LEDGERS = {"executed": "flops_executed", "by the paper's count": "flops_paper"}
-RELEASED = "sparcl-released"
-"""SparCL as its released code has it: no rival of SparCL."""
+METRICS = {"class_il": "Class-IL", "task_il": "Task-IL"}
+"""What answers call the metric of the contrasts."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +82,11 @@ class Comparison:
 
 def compare_all(pairs: Iterable[tuple[str, Configuration, Configuration]], metric: str) -> list[Comparison]:
     """Paired differences of ``metric``, first minus second; false-discovery rate controlled over all of them."""
-    return _corrected([(what, statistics.compare(a.seeds(metric), b.seeds(metric))) for what, a, b in pairs])
+    return _corrected(_compared(pairs, metric))
+
+
+def _compared(pairs: Iterable[tuple[str, Configuration, Configuration]], metric: str) -> list[tuple[str, Paired]]:
+    return [(what, statistics.compare(a.seeds(metric), b.seeds(metric))) for what, a, b in pairs]
 
 
 def _corrected(found: Sequence[tuple[str, Paired]]) -> list[Comparison]:
@@ -94,33 +110,33 @@ def claims(results: Results) -> list[Claim]:
     """The claims that this matrix can speak to, and its own questions, answered."""
     pool = plain(results)
     ours = [c for c in pool if c.bundle == OURS and c.n and c.sparsity > 0]
-    found = findings(results)
+    found, metric = findings(results), METRICS[analysis_of(results)["metric"]]
     answers = [
-        _planned(found),
+        _planned(found, metric),
         _budgets(results),
-        _gain(ours, pool, found, _parts(results)),
+        _gain(ours, pool, found, metric, _parts(results)),
         _fewer_flops(ours, pool, results),
-        _against_baselines(ours, pool, found),
-        _released(found),
+        _against_baselines(ours, pool, found, metric),
+        _released(found, metric),
         _beats_finetuning(pool),
     ]
     return [answer for answer in answers if answer is not None]
 
 
-def _planned(contrasts: Sequence[Finding]) -> Claim | None:
+def _planned(contrasts: Sequence[Finding], metric: str) -> Claim | None:
     """The planned contrasts that are no claim's: those without SparCL."""
     own = [c for c in contrasts if c.contrast.is_planned and OURS not in (c.contrast.first, c.contrast.second)]
-    return _question("What this matrix was planned to tell.", own)
+    return _question("What this matrix was planned to tell.", own, metric)
 
 
-def _released(contrasts: Sequence[Finding]) -> Claim | None:
+def _released(contrasts: Sequence[Finding], metric: str) -> Claim | None:
     own = [c for c in contrasts if {c.contrast.first, c.contrast.second} == {OURS, RELEASED}]
-    return _question("Does SparCL by its released code differ from SparCL by its paper?", own)
+    return _question("Does SparCL by its released code differ from SparCL by its paper?", own, metric)
 
 
-def _question(text: str, contrasts: Sequence[Finding]) -> Claim | None:
+def _question(text: str, contrasts: Sequence[Finding], metric: str) -> Claim | None:
     lines = [c.line() for c in contrasts if c.paired.n]
-    answer = "Measured, averaged over the settings within each seed (table primary):"
+    answer = f"Measured, {metric}, averaged over the settings within each seed (table primary):"
     return Claim(text, answer, (), lines, "Question") if lines else None
 
 
@@ -167,29 +183,33 @@ def _fewer_flops(ours: Sequence[Configuration], pool: Sequence[Configuration], r
     answer = (
         "Measured, SparCL against its dense learner: what is saved, as a range over the settings, and what it costs, "
         "averaged over them within each seed."
+        if any(dense_of(c, pool) for c in ours)
+        else "Counted of SparCL's own runs, against the same steps dense: no dense learner was run beside it."
     )
     return Claim(f"Up to 23{TIMES} fewer training FLOPs than the dense method.", answer, details, lines)
 
 
 def _times(ratios: Iterable[float]) -> str:
     """Return ratios as a range ("9.2 to 10.1" times); empty without any."""
-    texts = list(dict.fromkeys(fixed(ratio, 1) for ratio in sorted(ratios) if not math.isnan(ratio)))
+    texts = list(dict.fromkeys(fixed(ratio, 1) for ratio in sorted(r for r in ratios if not math.isnan(r))))
     return " to ".join(texts[:1] + texts[1:][-1:]) + TIMES if texts else ""
 
 
 def _gain(
-    ours: Sequence[Configuration], pool: Sequence[Configuration], contrasts: Sequence[Finding], parts: Sequence[Effect]
-) -> Claim | None:
+    ours: Sequence[Configuration], pool: Sequence[Configuration], contrasts: Sequence[Finding], metric: str,
+    parts: Sequence[Effect],
+) -> Claim | None:  # fmt: skip
     averages = [c for c in contrasts if {c.contrast.first, c.contrast.second} == {OURS, DENSE} and c.paired.n]
     pairs = [(f"{_where(c)} against {dense.label}", c, dense) for c in ours if (dense := dense_of(c, pool))]
     pairs, best = pairs if _add_something(averages) else [], _best_of_each(ours, pool)
-    found = compare_all([*pairs, *best], "class_il")
-    tops = {what for what, *_ in best}
-    singly = [c for c in found if c.what not in tops]
+    named = [(" ".join(filter(None, (e.name, e.where and f"({e.where})"))), e.found["class_il"]) for e in parts]
+    found = _corrected([*_compared([*pairs, *best], "class_il"), *named])
+    made_of, tops = {what for what, _ in named}, {what for what, *_ in best}
+    singly = [c for c in found if c.what not in tops | made_of]
     answers = []
     if averages:
         lines = "; ".join(c.line() for c in averages)
-        answers.append(f"averaged over the settings within each seed (table primary), {lines}")
+        answers.append(f"{metric}, averaged over the settings within each seed (table primary), {lines}")
     if singly:
         answers.append(
             "one setting at a time, Class-IL, SparCL minus the dense method of the same learner and buffer, "
@@ -199,19 +219,23 @@ def _gain(
     if not (answers or parts):
         return None
     answers.append(
-        "what the gain is made of (table gain), exploratory, in points of Class-IL:"
+        "what the gain is made of (table gain), exploratory, Class-IL:"
         if parts
-        else "all by one loss and start of replay, which the published dense rows do not share: what such a difference "
-        f"is made of is measured by {GAIN}"
+        else f"all by one loss and start of replay, which the published {_others(ours)} rows do not share: what such a "
+        f"difference is made of is measured by {GAIN}"
     )
     return Claim(
         "Up to +1.7 points of accuracy over the dense state of the art.",
         "Measured: " + ". ".join(text[0].upper() + text[1:] if index else text for index, text in enumerate(answers))
         + ("" if parts else "."),
         [c.line() for c in singly],
-        [f"{' '.join(filter(None, (part.name, part.where and f'({part.where})')))}: "
-         f"{difference(part.found['class_il'])} (n = {part.found['class_il'].n})" for part in parts],
+        [c.line() for c in found if c.what in made_of],
     )  # fmt: skip
+
+
+def _others(ours: Sequence[Configuration]) -> str:
+    """Return which of the published rows have another protocol than these."""
+    return "SparCL" if all(protocols.of(c.params) == protocols.DER for c in ours) else "dense"
 
 
 def _add_something(contrasts: Sequence[Finding]) -> bool:
@@ -246,7 +270,7 @@ def _parts(results: Results) -> list[Effect]:
 
 
 def _against_baselines(
-    ours: Sequence[Configuration], pool: Sequence[Configuration], contrasts: Sequence[Finding]
+    ours: Sequence[Configuration], pool: Sequence[Configuration], contrasts: Sequence[Finding], metric: str
 ) -> Claim | None:
     sparse = [c for c in pool if c.n and c.sparsity > 0 and c.is_sparse_training]
     baselines = [c for c in sparse if c.bundle not in (OURS, RELEASED)]
@@ -259,13 +283,14 @@ def _against_baselines(
     found = compare_all(pairs, "class_il") if _add_something(averages) else []
     if not (averages or found):
         return None
+    averaged = f"Measured, {metric}, averaged over the settings within each seed (table primary), as below."
     singly = (
         " One setting at a time, Class-IL, SparCL minus the baseline on the same learner, buffer and sparsity, "
         f"exploratory: {tally(found)}."
     )
     return Claim(
         "Better than sparse-training baselines such as RigL and SNIP at the same sparsity.",
-        f"Measured, averaged over the settings within each seed (table primary), as below.{singly if found else ''}",
+        averaged + (singly if found else ""),
         [c.line() for c in found],
         [c.line() for c in averages],
     )
@@ -293,6 +318,7 @@ def _beats_finetuning(pool: Sequence[Configuration]) -> Claim | None:
     above = sum(c.paired.mean > 0 for c in comparisons)
     return Claim(
         "Every method beats fine-tuning (Class-IL for replay methods, Task-IL for the others).",
-        f"Measured against fine-tuning on the same seeds: {tally(comparisons)}; the mean is above it in {above}.{tail}",
+        f"Measured against fine-tuning on the same seeds, exploratory: {tally(comparisons)}; the mean is above it in "
+        f"{above}.{tail}",
         [c.line() for c in comparisons],
     )

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.frames import DONE, POLICIES, Results, main_rows, missing_lines
-from analysis.plan import Plan
+from analysis.plan import Plan, shown
 
 FAMILY_ORDER = ("bound", "regularization", "isolation", "sibling", "rehearsal", "sparse-baseline", "ablation", "sparcl")
 
@@ -105,25 +105,23 @@ def by_values(rows: Sequence[Configuration], parameters: Sequence[str]) -> list[
 
 
 def reference_of(
-    row: Configuration, pool: Sequence[Configuration], planned: Plan, same_learner: bool
+    row: Configuration, rows: Sequence[Configuration], pool: Sequence[Configuration], planned: Plan, same_learner: bool
 ) -> Configuration | None:
     """What ``row`` is compared with: the plan's reference method at the same buffer, trained under the same protocol.
 
-    At the same sparsity where the reference has it, else at its lowest. With ``same_learner`` the reference's
-    policies on the row's own learner (SparCL-ER for RigL-ER). None for the reference itself and where the
-    plan has no such cell.
+    A sparse row's is at the same sparsity, or dense; a dense row's is at its lowest sparsity among ``rows``, those of
+    the table. With ``same_learner`` the reference's policies, if any, on the row's own learner (SparCL-ER for RigL-ER).
+    None for the reference itself and where the plan has no such cell.
     """
-    bundle, _ = planned.reference_parts
-    if same_learner and bundle:
-        named = [c for c in pool if (c.bundle, c.learner) == (bundle, row.learner)]
+    bundle, learner = planned.reference_parts
+    wanted = (bundle, row.learner if same_learner else learner, row.buffer, row.conditions)
+    named = [c for c in pool if (c.bundle, c.learner, c.buffer, c.conditions) == wanted and not c.setting and learner]
+    if row.sparsity:
+        found = [c for c in named if c.sparsity == row.sparsity or not bundle]
     else:
-        named = [c for c in pool if c.method == planned.reference]
-    candidates = [c for c in named if (c.buffer, c.conditions) == (row.buffer, row.conditions) and not c.setting]
-    if not candidates:
-        return None
-    same = [c for c in candidates if c.sparsity == row.sparsity]
-    chosen = same[0] if same else min(candidates, key=lambda c: c.sparsity)
-    return None if chosen.key == row.key else chosen
+        shown = {c.key for c in rows}
+        found = sorted((c for c in named if c.key in shown), key=lambda c: c.sparsity)
+    return found[0] if found and found[0].key != row.key else None
 
 
 def default_of(row: Configuration, pool: Iterable[Configuration]) -> Configuration | None:
@@ -159,3 +157,13 @@ def missing_of(chosen: Iterable[Configuration]) -> tuple[str, ...]:
     """Return a line for each configuration that lacks cells."""
     planned = [one.rows for one in chosen]
     return tuple(missing_lines(pd.concat(planned).drop_duplicates("path"))) if planned else ()
+
+
+def by_conditions(rows: Iterable[Configuration]) -> str:
+    """Return which rows were trained under which protocol; empty where they share one."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        text = ", ".join(f"{key} {shown(value)}" for key, value in row.conditions) or "the stream's protocol"
+        found.setdefault(text, []).append(row.name)
+    lists = [f"{', '.join(dict.fromkeys(names))} ({text})" for text, names in found.items()]
+    return "; ".join(lists) if len(lists) > 1 else ""

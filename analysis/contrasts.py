@@ -25,6 +25,8 @@ DENSE = "dense"
 """What contrasts call a learner without policies."""
 OURS = "sparcl"
 """The bundle that is compared with every rival, planned or not."""
+RELEASED = "sparcl-released"
+"""SparCL as its released code has it: no rival of SparCL."""
 UNPLANNED = Analysis(
     metric="class_il", smallest_difference=2.0, alpha=statistics.ALPHA, power=0.8, correction="holm", contrasts=[]
 )

@@ -16,10 +16,20 @@ START: Mapping[bool | str, str] = {"second-task": "replay from the second task",
 OWN, DER = (True, "second-task"), (False, "immediately")
 """Loss and replay of SparCL's code, and of DER's."""
 
+WITHOUT_HEAD = {"icarl", "joint"}
+"""Methods whose loss the setting does not change: iCaRL's own, and one task with all classes."""
+
 
 def of(params: Mapping[str, Any]) -> tuple[bool, str]:
     """Return loss and replay of a run, by its parameters."""
     return params[HEAD], params[REPLAY]
+
+
+def loss(learner: str, is_single_head: bool) -> str:
+    """Return what a learner's loss on the stream is over; empty where the setting does not change it."""
+    if learner in WITHOUT_HEAD:
+        return ""
+    return "loss over the classes seen" if learner == "lwf" and not is_single_head else LOSS[is_single_head]
 
 
 def text(protocol: tuple[bool, str]) -> str:

@@ -127,7 +127,9 @@ def _is_twice(other: Configuration, c: Configuration) -> bool:
 
 
 def late(losses: pd.DataFrame) -> float:
-    """Return which fraction of the loss's fall the last quarter of the epochs makes; nan where it does not fall.
+    """Return which fraction of the loss's fall the last quarter of the epochs makes.
+
+    Nan where it does not fall, and with fewer than four epochs, whose last quarter is no part of an epoch.
 
     Args:
         losses: mean loss of each epoch: columns path, task, epoch and value. Falls are added up over tasks and cells.
@@ -135,6 +137,8 @@ def late(losses: pd.DataFrame) -> float:
     last = fall = 0.0
     for _, task in losses.groupby(["path", "task"], sort=False, observed=True):
         values = task.sort_values("epoch").value.to_numpy()
+        if len(values) < 4:
+            return math.nan
         quarter = max(1, round(len(values) / 4))
         last += values[max(0, len(values) - 1 - quarter)] - values[-1]
         fall += values[0] - values[-1]
@@ -153,7 +157,7 @@ def problems(found: Sequence[Check]) -> list[str]:
                 what = "doubling the epochs moves" if check.moved else "the last doubling of the epochs moved"
                 lines.append(f"{name}: {what} learning accuracy (Class-IL, Task-IL) by {moves} points")
             elif math.isnan(check.late):
-                lines.append(f"{name}: no fall of the loss within a task shows that it is learned")
+                lines.append(f"{name}: nothing shows that they are: no pilot, no fall of the loss over four epochs")
             else:
                 lines.append(
                     f"{name}: the last quarter of the epochs still makes {100 * check.late:.0f} % of the loss's fall"

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from analysis.configurations import Configuration
+from analysis.contrasts import RELEASED
 from analysis.figures import style
 from analysis.figures.scene import Drawing, Scene, finish
 
@@ -51,7 +52,7 @@ def _chosen(scene: Scene) -> str:
     if not scene.learners:
         return ""
     named = ", ".join(filter(None, ("the dense method", scene.highlighted)))
-    return f": {named} and the two sparse-training baselines with the best mean"
+    return f": {named} and, of the sparse-training baselines with the most seeds, the two with the best mean"
 
 
 def _matrix_methods(scene: Scene, buffer: int) -> list[list[Configuration]]:
@@ -68,7 +69,9 @@ def _matrix_methods(scene: Scene, buffer: int) -> list[list[Configuration]]:
             if c.learner == learner and c.buffer == buffer and c.n and abs(c.sparsity - scene.focus) < 1e-9
         ]
         ours = [c for c in level if c.bundle == scene.highlight]
-        others = sorted((c for c in level if c not in ours), key=lambda c: -c.mean("class_il"))
+        most = max((c.n for c in level), default=0)
+        others = [c for c in level if c.bundle not in (scene.highlight, RELEASED) and c.n == most]
+        others.sort(key=lambda c: -c.mean("class_il"))
         row = [bounds[number] if number < 2 else None, scene.find(learner, 0.0, buffer), *ours[:1], *others[:2]]
         grid.append([c for c in row if c is not None])
     return grid

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from analysis.configurations import Configuration
 from analysis.figures import style
-from analysis.figures.scene import BAND, BAND_MIN_N, LEADER, Drawing, Scene, finish, level_label
+from analysis.figures.scene import BAND, BAND_MIN_N, LEADER, Drawing, Scene, finish, level_label, protocols
 from analysis.figures.style import GREY
 from analysis.statistics import summarize
 
@@ -67,7 +67,8 @@ def draw(scene: Scene) -> Drawing | None:
     return finish(
         scene,
         title,
-        f"Class-IL accuracy averaged over the tasks seen so far, after training each of them{band}.{level}",
+        f"Class-IL accuracy averaged over the tasks seen so far, after training each of them{band}.{level}"
+        f"{protocols(drawn)}",
         figure,
         [*drawn, *scene.unfinished(*scene.buffers)],
     )

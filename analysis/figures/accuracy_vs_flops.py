@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -12,22 +12,27 @@ from matplotlib.lines import Line2D
 
 from analysis.configurations import Configuration
 from analysis.figures import style
-from analysis.figures.scene import LEADER, Drawing, Scene, errors, finish, legend, level_label, look, summary
+from analysis.figures.scene import LEADER, Drawing, Scene, errors, finish, legend, level_label, look, protocols, summary
 from analysis.figures.style import GREY, LIGHT
 
 REACH = 9.0
 """Points of an interval, on either side of a mean, that the limits of an axis make room for."""
 
 
-def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the points that no other beats in cost (less) and accuracy (more), by rising cost."""
-    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
-    front, best = [], -math.inf
-    for index in order:
-        if points[index][1] > best:
-            front.append(index)
-            best = points[index][1]
-    return front
+def pareto(points: Sequence[tuple[float, Mapping[int, float]]]) -> list[int]:
+    """Indices of the points that no other beats in cost (less) and accuracy (more), by rising cost.
+
+    A point is a cost and accuracies by seed; two points are compared by the means over the seeds that they share.
+    """
+
+    def beats(one: int, other: int) -> bool:
+        (cost, here), (least, there) = points[one], points[other]
+        shared = here.keys() & there.keys()
+        gap = sum(here[seed] - there[seed] for seed in sorted(shared))
+        return bool(shared) and ((cost <= least and gap > 0) or (cost < least and gap == 0))
+
+    indices = range(len(points))
+    return sorted((i for i in indices if not any(beats(j, i) for j in indices)), key=lambda i: points[i][0])
 
 
 def draw(scene: Scene) -> Drawing | None:
@@ -64,8 +69,9 @@ def draw(scene: Scene) -> Drawing | None:
         "Accuracy against training FLOPs",
         "Final Class-IL accuracy (mean, 95 % t-interval) against the training FLOPs that the runs "
         f"executed. A line joins one method's sparsity levels{beside}; the wide grey line "
-        "is the Pareto front of the panel, which may lead off it. Other methods are grey and named, off the axis with "
-        "their accuracy; a number beside one is its sparsity.",
+        "is the Pareto front of the panel, which may lead off it (two methods are compared on the seeds that they "
+        "share). Other methods are grey and named, off the axis with "
+        f"their accuracy; a number beside one is its sparsity.{protocols(drawn)}",
         figure,
         drawn,
     )
@@ -139,9 +145,9 @@ def _flops_panel(ax: Axes, scene: Scene, learner: str, buffer: int) -> list[Conf
         and not c.setting
         and not c.task_il_only
     ]
-    compared = [c for c in [*drawn, *others] if c.n and c.method != "joint"]
+    compared = [c for c in [*drawn, *others] if c.n and c.method != "joint" and c.conditions == scene.conditions]
     points = [(c.mean("flops_executed"), c.mean("class_il")) for c in compared]
-    frontier = pareto(points)
+    frontier = pareto([(c.mean("flops_executed"), c.seeds("class_il")) for c in compared])
     ax.plot(
         [points[i][0] for i in frontier],
         [points[i][1] for i in frontier],

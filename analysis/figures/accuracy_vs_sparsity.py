@@ -11,8 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis.configurations import Configuration
+from analysis.contrasts import RELEASED
 from analysis.figures import style
-from analysis.figures.scene import BAND, BAND_MIN_N, Drawing, Scene, errors, finish, legend, look, summary
+from analysis.figures.scene import BAND, BAND_MIN_N, Drawing, Scene, errors, finish, legend, look, protocols, summary
 from analysis.figures.style import BLACK, GREY, LIGHT
 
 
@@ -45,7 +46,8 @@ def draw(scene: Scene) -> Drawing | None:
         "Accuracy against sparsity",
         "Final Class-IL accuracy against the sparsity of the masked layers: mean over seeds; the shaded "
         f"band is the 95 % t-interval (3 or more seeds) of {banded} that is best on "
-        "average in the panel, other methods have it as bars. Dotted: the dense learner with its interval.",
+        "average in the panel, other methods have it as bars. Dotted: the dense learner with its interval."
+        f"{protocols(drawn)}",
         figure,
         drawn,
     )
@@ -61,7 +63,8 @@ def _sparsity_panel(ax: Axes, scene: Scene, learner: str, buffer: int, levels: S
         if done := sorted((c for c in line if c.n), key=lambda c: c.sparsity):
             lines[bundle] = done
     most = max((c.n for line in lines.values() for c in line), default=0)
-    whole = [b for b, line in lines.items() if b != scene.highlight and min(c.n for c in line) == most]
+    ours = (scene.highlight, RELEASED)
+    whole = [b for b, line in lines.items() if b not in ours and min(c.n for c in line) == most]
     rivals = sorted(whole, key=lambda b: -_average(lines[b]))
     banded = {scene.highlight, *rivals[:1]}
     for rank, (bundle, line) in enumerate(lines.items()):

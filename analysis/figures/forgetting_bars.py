@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from analysis.figures import style
-from analysis.figures.scene import Drawing, Scene, errors, finish, level_label, look, summary
+from analysis.figures.scene import Drawing, Scene, errors, finish, level_label, look, protocols, summary
 from analysis.figures.style import BLACK, GREY
 
 METRIC = "forgetting_class_il"
@@ -54,6 +54,6 @@ def draw(scene: Scene) -> Drawing | None:
     drawn = [*(c for panel in panels for c in panel), *scene.unfinished(*scene.buffers)]
     caption = (
         "Forgetting (Chaudhry et al. 2018: mean drop from a task's best earlier Class-IL accuracy to its "
-        f"final one), mean and 95 % t-interval; sparse methods at {scene.focus:.2f}."
+        f"final one), mean and 95 % t-interval; sparse methods at {scene.focus:.2f}.{protocols(drawn)}"
     )
     return finish(scene, "Forgetting", caption, figure, drawn)

@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import frames
-from analysis.configurations import Configuration, configurations, missing_of
+from analysis.configurations import Configuration, by_conditions, configurations, missing_of
 from analysis.contrasts import OURS
 from analysis.figures import style
 from analysis.figures.style import LIGHT
@@ -106,10 +107,18 @@ class Scene:
                 return c.label
         return {"er": "ER", "der": "DER", "derpp": "DER++"}.get(learner, learner)
 
+    @functools.cached_property
+    def conditions(self) -> tuple[tuple[str, Any], ...]:
+        """The protocol of the sparse methods, the highlighted bundle's where they differ; of others without any."""
+        ranked = sorted(self.sparse or self.pool, key=lambda c: c.bundle != self.highlight)
+        return ranked[0].conditions if ranked else ()
+
     def find(self, method: str, sparsity: float, buffer: int) -> Configuration | None:
-        """The plain configuration of a method; None where the plan has none or none of its cells is done."""
+        """The plain configuration of a method, trained as the sparse ones; None where none of its cells is done."""
+        wanted = method, buffer, self.conditions
         for c in self.pool:
-            if (c.method, c.buffer) == (method, buffer) and abs(c.sparsity - sparsity) < MATCHED_TO and not c.setting:
+            same = (c.method, c.buffer, c.conditions) == wanted and abs(c.sparsity - sparsity) < MATCHED_TO
+            if same and not c.setting:
                 return c if c.n else None
         return None
 
@@ -185,6 +194,12 @@ def finish(scene: Scene, title: str, caption: str, figure, chosen: Iterable[Conf
     figure.suptitle(f"{title} on {scene.label}", fontsize=10.5, fontweight="bold", x=0.01, ha="left")
     style.footnote(figure, f"{basis}{missing_text(missing)}")
     return Drawing(title, f"{caption} {scene.label}, {basis}.", figure, missing)
+
+
+def protocols(chosen: Iterable[Configuration]) -> str:
+    """Return what a caption adds where methods were trained under different protocols."""
+    text = by_conditions(chosen)
+    return f" Trained under different protocols: {text}." if text else ""
 
 
 def errors(s) -> np.ndarray | None:

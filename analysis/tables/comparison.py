@@ -8,10 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from analysis import frames, regime, statistics
-from analysis.configurations import Configuration, configurations, missing_of, reference_of
+from analysis.configurations import Configuration, by_conditions, configurations, missing_of, reference_of
 from analysis.contrasts import OURS
 from analysis.frames import Results
-from analysis.plan import shown
 from analysis.statistics import ALPHA
 from analysis.tables import columns as shared
 from analysis.typeset import Column, Measure, Row, Table
@@ -55,14 +54,25 @@ def measures(
     return result
 
 
-def _conditions_note(rows: Iterable[Configuration]) -> list[str]:
+def conditions_note(rows: Iterable[Configuration]) -> list[str]:
     """Say which rows were trained under other protocols, if not all share one."""
-    found: dict[str, list[str]] = {}
-    for row in rows:
-        text = ", ".join(f"{key} {shown(value)}" for key, value in row.conditions) or "the stream's protocol"
-        found.setdefault(text, []).append(row.name)
-    lists = [f"{', '.join(dict.fromkeys(names))} ({text})" for text, names in found.items()]
-    return [f"Rows of different protocols are not compared: {'; '.join(lists)}."] if len(lists) > 1 else []
+    text = by_conditions(rows)
+    return [f"Rows of different protocols are not compared: {text}."] if text else []
+
+
+def _reference_text(results: Results, rows: Iterable[Configuration], same_learner: bool) -> str:
+    """Say what :func:`reference_of` compares the rows with."""
+    plan, (bundle, learner) = results.plan, results.plan.reference_parts
+    if not learner:
+        return "the reference (this matrix names none)"
+    if not bundle:
+        name = "the dense learner" if same_learner else plan.methods[plan.reference]["label"]
+        return f"{name}, same {'learner and ' if same_learner else ''}buffer"
+    if same_learner:
+        text = f"{plan.bundles.get(bundle, bundle)} on the same learner, buffer and sparsity"
+    else:
+        text = f"{plan.methods[plan.reference]['label']}, same buffer and sparsity"
+    return text + (" (for dense rows: its lowest sparsity here)" if any(not row.sparsity for row in rows) else "")
 
 
 def beside_ours(rows: Iterable[Configuration]) -> str:
@@ -81,10 +91,9 @@ def comparison(
         rows = sorted(rows, key=order)
     title += f" on {results.plan.stream['label']}"
     pool = configurations(frames.main_rows(results.frame))
-    reference, (bundle, _) = results.plan.reference, results.plan.reference_parts
 
     def against(row: Configuration) -> Configuration | None:
-        return reference_of(row, pool, results.plan, same_learner)
+        return reference_of(row, rows, pool, results.plan, same_learner)
 
     found = measures(rows, shared.METRIC_COLUMNS, against, lambda row: f"{block(row)} {row.conditions}")
     made = []
@@ -97,17 +106,10 @@ def comparison(
         values |= {"difference": first.paired, "p_fdr": first.p_fdr}
         values["reference"] = "" if other is None else other.key
         made.append(Row(values, block(row)))
-    labels = {c.label for c in pool if c.method == reference}
-    text = next(iter(labels), reference)
-    if not reference:
-        text = "the reference (this matrix names none)"
-    elif same_learner and bundle:
-        text = f"{results.plan.bundles.get(bundle, bundle)} on the same learner, buffer and sparsity"
-    else:
-        text += ", same buffer and sparsity (its lowest sparsity for dense rows)"
     all_notes = [
         *regime.notes(results), shared.spread_note(rows), shared.bold_note(rows, block_text),
-        shared.reference_note(text), *_conditions_note(rows), shared.FORGETTING_NOTE, shared.FLOPS_NOTE, *notes,
+        shared.reference_note(_reference_text(results, rows, same_learner)), *conditions_note(rows),
+        shared.FORGETTING_NOTE, shared.FLOPS_NOTE, *notes,
     ]  # fmt: skip
     columns = [
         *shared.identity_columns(), *leading, *shared.METRIC_COLUMNS.values(), *shared.FLOPS, *trailing, shared.AGAINST,

@@ -24,10 +24,13 @@ def table(results: Results) -> Table:
         planned += rows
         found = measures(rows, METRICS)
         for index, row in enumerate(rows):
-            loss, replay = protocols.of(row.params)
+            loss, start = protocols.of(row.params)
+            replay = protocols.START[start] if row.buffer else ""
             values: dict[str, Any] = shared.identity_values(row) | {m: column[index] for m, column in found.items()}
-            values |= {"source": group.get("title") or name, "label": row.label, "loss": protocols.LOSS[loss],
-                       "replay": protocols.START[replay], "flops_executed": row.mean("flops_executed")}  # fmt: skip
+            values |= {
+                "source": group.get("title") or name, "label": row.label, "loss": protocols.loss(row.learner, loss),
+                "replay": replay, "flops_executed": row.mean("flops_executed"),
+            }  # fmt: skip
             made.append(Row(values, name))
     columns = [
         *shared.identity_columns(), Column("source", "As in"), shared.BUFFER, shared.LABEL, shared.SPARSITY,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from analysis import regime
-from analysis.configurations import missing_of
+from analysis.configurations import missing_of, plain
 from analysis.contrasts import analysis_of, compared, findings
 from analysis.frames import Results
 from analysis.tables.columns import SEEDS
+from analysis.tables.comparison import conditions_note
 from analysis.typeset import Column, Row, Table
 
 METRICS = {"class_il": "Class-IL", "task_il": "Task-IL", "learning_class_il": "Learning accuracy"}
@@ -82,6 +83,7 @@ def table(results: Results) -> Table:
         *([FRESH_NOTE.format(since=since)] if since else []),
         "Learning accuracy: Class-IL accuracy on each task right after training it, mean over tasks. FLOPs: executed, "
         "geometric mean over settings.",
+        *conditions_note(c for c in plain(results) if c.is_sparse_training or c.method == c.learner),
     ]
     return Table("primary", title, columns, made, notes, missing_of(compared(results)))
 

@@ -47,8 +47,6 @@ PROTOCOL = {"model": "resnet18", "width": 64, "batch_size": 32}
 EPOCHS = {"split-cifar10": 50, "split-cifar100": 50, "split-tiny-imagenet": 100}
 DENSE = {"finetune", "joint", "ewc", "lwf", "agem", "icarl", "fdr", "er", "der", "derpp"}
 """Methods whose figures in SparCL's tables are the DER paper's."""
-WITHOUT_HEAD = {"icarl", "joint"}
-"""Methods whose loss the setting does not change: iCaRL's own, and one task with all classes."""
 OF_SPARCL = {"table1", "table2", "table3", "bounds"}
 """Where SparCL's paper prints figures."""
 NOT_COMPARABLE = {
@@ -82,12 +80,12 @@ def source_protocol(figure) -> tuple[bool, str] | None:
 def _protocol(figure, row: Configuration) -> list[str]:
     """Say how loss and replay differ from those of the published runs."""
     wanted, own = source_protocol(figure), protocols.of(row.params)
-    if figure.method in WITHOUT_HEAD:
+    if figure.method in protocols.WITHOUT_HEAD:
         return []
     if wanted is None:
         return [f"{protocols.text(own)} (published: not known)"]
     if figure.method == "lwf":
-        return [f"{protocols.LOSS[own[0]]} (published: loss over the classes seen)"] if own[0] else []
+        return [f"{protocols.loss('lwf', True)} (published: {protocols.loss('lwf', False)})"] if own[0] else []
     texts = ((protocols.LOSS, own[0], wanted[0]), (protocols.START, own[1], wanted[1]))
     return [
         f"{names[mine]} (published: {names[theirs]})"

@@ -82,14 +82,20 @@ def test_looks_differ_in_grey_by_marker():
 
 
 def test_pareto_front():
-    points = [(1, 50), (2, 60), (3, 55), (4, 70), (2, 58), (5, 70)]
+    points = [(cost, {0: value}) for cost, value in ((1, 50), (2, 60), (3, 55), (4, 70), (2, 58), (5, 70))]
     assert accuracy_vs_flops.pareto(points) == [0, 1, 3]
     assert accuracy_vs_flops.pareto([]) == []
 
 
+def test_the_front_compares_on_the_seeds_that_two_methods_share():
+    """The third's mean is that of its one lucky seed, on which the cheaper second has more. The last shares none."""
+    points = [(1, {0: 80, 1: 50}), (2, {0: 90, 1: 70}), (3, {0: 85}), (4, {7: 10})]
+    assert accuracy_vs_flops.pareto(points) == [0, 1, 3]
+
+
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=8))
 def test_pareto_by_definition(points):
-    front = {points[i] for i in accuracy_vs_flops.pareto(points)}
+    front = {points[i] for i in accuracy_vs_flops.pareto([(cost, {0: value}) for cost, value in points])}
     expected = {
         p for p in points
         if not any((q[0] <= p[0] and q[1] >= p[1]) and q != p for q in points)
@@ -278,6 +284,29 @@ def small(tmp_path):
         return factory.collected(factory.write(tmp_path, factory.plan(items, reference=reference)))
 
     return run
+
+
+@pytest.mark.parametrize("name", ["accuracy_vs_flops", "accuracy_vs_sparsity"])
+def test_a_dense_learner_of_another_protocol_is_not_the_one_to_compare_with(draw, tmp_path, name):
+    other = {"protocol.single_head": False}
+    items = [factory.entry(factory.cell(method, sparsity, 50, seed, other if method == "derpp" else None),
+                           variant=other if method == "derpp" else None)
+             for method, sparsity in (("derpp", 0.0), ("sparcl-derpp", 0.75), ("sparcl-derpp", 0.9))
+             for seed in range(2)]  # fmt: skip
+    results = factory.collected(factory.write(tmp_path, factory.plan(items)))
+    drawing = draw(name, results)
+    lines = drawing.figure.axes[0].get_lines()
+    assert not [line for line in lines if line.get_marker() == "*" or line.get_linestyle() == ":"]
+    assert "different protocols" not in drawing.caption  # it is not drawn at all
+    assert any("DER++ (protocol.single_head false)" in note for note in factory.table(results, "primary").notes)
+
+
+def test_methods_of_different_protocols_are_named(draw, tmp_path):
+    items = [factory.entry(factory.cell(method, 0.0, 50, epochs=epochs), variant=variant)
+             for method, epochs, variant in (("derpp", 10, {}), ("er", 20, {"epochs": 20}))]  # fmt: skip
+    results = factory.collected(factory.write(tmp_path, factory.plan(items, reference="derpp")))
+    drawing = draw("forgetting_bars", results)
+    assert "under different protocols: DER++ (the stream's protocol); ER (epochs 20)." in drawing.caption
 
 
 @pytest.mark.parametrize("sparsity", [0.25, 0.75, 0.9, 0.97])

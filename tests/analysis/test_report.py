@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -114,6 +115,38 @@ def test_a_matrix_answers_its_own_questions_first(tmp_path):
     (line,) = equal.highlights
     assert line.startswith("FLOPs of the dearest: RigL-ER at 0.90, buffer 50 minus ER: ")
     assert not [line for claim in rest for line in claim.highlights if line.startswith("RigL minus")]
+
+
+def test_the_metric_of_the_planned_contrasts_is_named(tmp_path):
+    analysis = {"metric": "task_il", "smallest_difference": 2, "alpha": 0.05, "power": 0.8, "correction": "holm",
+                "contrasts": [{"first": "sparcl", "second": "dense"}]}  # fmt: skip
+    plan = factory.default_plan(seeds=2, buffers=(50,), more=False) | {"analysis": analysis}
+    gain, _, rivals, *_ = claims.claims(factory.collected(factory.write(tmp_path, plan)))
+    assert gain.answer.startswith("Measured: Task-IL, averaged over the settings")
+    assert rivals.answer.startswith("Measured, Task-IL, averaged over the settings")
+
+
+@pytest.mark.parametrize(
+    ("single_head", "start", "others"),
+    [(True, "second-task", "dense"), (False, "second-task", "dense"), (False, "immediately", "SparCL")],
+)
+def test_whose_published_rows_have_another_protocol(tmp_path, single_head, start, others):
+    params = {"protocol.single_head": single_head, "protocol.replay_start": start}
+    items = [factory.entry(factory.cell(method, 0.9 * ("-" in method), 50, seed, params))
+             for method in ("er", "sparcl-er") for seed in range(2)]  # fmt: skip
+    gain, *_ = claims.claims(factory.collected(factory.write(tmp_path, factory.plan(items))))
+    assert f"which the published {others} rows do not share" in gain.answer
+
+
+def test_savings_without_a_dense_run_are_counted_and_not_measured(tmp_path):
+    items = [factory.entry(factory.cell("sparcl-er", 0.9, 50, seed)) for seed in range(2)]
+    (saved,) = claims.claims(factory.collected(factory.write(tmp_path, factory.plan(items))))
+    assert saved.answer.startswith("Counted of SparCL's own runs")
+
+
+def test_a_range_leaves_out_what_was_not_run():
+    assert claims._times([5.24, math.nan, 5.1, 4.9, 5.0]) == "4.9 to 5.2\N{MULTIPLICATION SIGN}"
+    assert claims._times([math.nan]) == ""
 
 
 def test_a_claim_names_few_exceptions_and_counts_means(matrix):

@@ -77,6 +77,48 @@ def test_reference_is_at_the_same_buffer_and_sparsity_or_its_lowest(made):
     assert one(rows, configuration="split-digits/rigl-er/s0.95/b20")["reference"] == "split-digits/sparcl-er/s0.95/b20"
 
 
+def test_a_dense_row_has_its_reference_in_the_same_table(tmp_path):
+    """The ablation at one sparsity, in a matrix whose SparCL has others: that of 0.75 is not in this table."""
+
+    def item(method, sparsity, *groups):
+        return [factory.entry(factory.cell(method, sparsity, 20, seed), groups) for seed in range(3)]
+
+    items = [*item("derpp", 0.0, "main", "ablation"), *item("sparcl-derpp", 0.75, "main"),
+             *item("sparcl-derpp", 0.9, "main", "ablation"), *item("tdm-derpp", 0.9, "ablation")]  # fmt: skip
+    results = factory.collected(factory.write(tmp_path, factory.plan(items)))
+    table = factory.table(results, "ablation")
+    found = {row.values["configuration"]: row.values["reference"] for row in table.rows}
+    ours = "split-digits/sparcl-derpp/s0.90/b20"
+    assert found == {
+        "split-digits/derpp/s0.00/b20": ours, "split-digits/tdm-derpp/s0.90/b20": ours, ours: ""
+    }  # fmt: skip
+    assert any("(for dense rows: its lowest sparsity here)" in note for note in table.notes)
+
+
+@pytest.mark.parametrize("reference", ["sparcl-derpp", "derpp"])
+def test_a_sparse_row_has_a_reference_of_its_sparsity_or_a_dense_one(tmp_path, reference):
+    def item(method, sparsity):
+        return [factory.entry(factory.cell(method, sparsity, 20, seed)) for seed in range(3)]
+
+    items = [*item("derpp", 0.0), *item("er", 0.0), *item("sparcl-derpp", 0.9), *item("rigl-derpp", 0.9),
+             *item("rigl-derpp", 0.95), *item("rigl-er", 0.9)]  # fmt: skip
+    table = factory.table(
+        factory.collected(factory.write(tmp_path, factory.plan(items, reference))), "sparse_baselines"
+    )
+    found = {(row.values["method"], row.values["sparsity"]): row.values["reference"] for row in table.rows}
+    dense = reference == "derpp"
+    assert found == {
+        ("rigl-derpp", 0.9): "split-digits/derpp/s0.00/b20" if dense else "split-digits/sparcl-derpp/s0.90/b20",
+        ("rigl-derpp", 0.95): "split-digits/derpp/s0.00/b20" if dense else "",
+        ("rigl-er", 0.9): "split-digits/er/s0.00/b20" if dense else "",
+        ("sparcl-derpp", 0.9): "split-digits/derpp/s0.00/b20" if dense else "",
+    }
+    text = (
+        "the dense learner, same learner and buffer" if dense else "SparCL on the same learner, buffer and sparsity on"
+    )
+    assert any(text in note for note in table.notes)
+
+
 def test_the_false_discovery_rate_is_held_over_the_table(made):
     rows = [row for row in factory.rows(made["sparse_baselines"]) if row["class_il_p"]]
     expected = multipletests([float(row["class_il_p"]) for row in rows], method="fdr_bh")[1]
@@ -342,6 +384,21 @@ def test_published_names_the_loss_among_the_differences(tmp_path):
     assert "replay" not in found
     assert head not in found
     assert replay not in found
+
+
+def test_losses_as_published_say_what_each_learner_does(tmp_path):
+    """Without a memory nothing is replayed; LwF's loss is over the classes seen; iCaRL has a loss of its own."""
+    variant = {"protocol.single_head": False, "protocol.replay_start": "immediately"}
+    items = [factory.entry(factory.cell(method, 0.0, buffer, 0, variant), ["published-losses-der"], variant)
+             for method, buffer in (("finetune", 0), ("lwf", 0), ("icarl", 50), ("er", 50))]  # fmt: skip
+    plan = factory.plan(items, reference="er")
+    rows = factory.table(factory.collected(factory.write(tmp_path, plan)), "losses_as_published").rows
+    assert {row.values["method"]: (row.values["loss"], row.values["replay"]) for row in rows} == {
+        "finetune": ("loss over all classes", ""),
+        "lwf": ("loss over the classes seen", ""),
+        "icarl": ("", "replay at once"),
+        "er": ("loss over all classes", "replay at once"),
+    }
 
 
 def test_losses_as_published_are_rows_by_group_and_no_comparison(tmp_path):
