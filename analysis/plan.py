@@ -54,9 +54,10 @@ class Method(TypedDict):
 
 
 class PlannedMemory(TypedDict):
-    """What the memory rule needs of the network: parameters, and bytes."""
+    """What the memory rule needs of the network: parameters, those of them without a gradient, and bytes."""
 
     dense_parameters: int
+    frozen: int
     buffers: int
     activations: int
 

@@ -15,10 +15,14 @@ schedule. Either way every task ends at exactly the cell's sparsity.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
 import torch
 
 from sparcl import masks
-from sparcl.components import Clock, Run, SparsityPolicy
+from sparcl.cell import Cell
+from sparcl.components import Clock, Run, SparsityPolicy, accounting
 from sparcl.masks import MaskSet
 from sparcl.methods import policy
 from sparcl.parameters import parameter
@@ -87,3 +91,15 @@ class GMP(SparsityPolicy):
     # -- plan ------------------------------------------------------------------------------------------------------
     def planned_counts(self, masks_: MaskSet, sparsity: float, clock: Clock) -> dict[str, int]:
         return self.counts(masks_, sparsity, self.level(clock.task, clock.task_step, clock.task_steps))
+
+    @accounting
+    def published_sparsity(
+        self, shapes: Mapping[str, torch.Size], cell: Cell, sizes: Sequence[int]
+    ) -> dict[str, float]:
+        """The mean over all steps: the convention knows no ramp, and a task that starts dense is not free."""
+        mean = 0.0
+        for task, size in enumerate(sizes):
+            steps = cell.epochs * -(-size // cell.batch_size)
+            mean += size / sum(sizes) * fmean(self.level(task, done, steps) for done in range(steps))
+        final = super().published_sparsity(shapes, cell, sizes)
+        return {name: sparsity * mean for name, sparsity in final.items()}

@@ -68,13 +68,13 @@ LINE = "regulation"
 def trained_prefixes(model: Classifier, with_block_before: bool) -> tuple[str, ...]:
     """Return the beginnings of the parameter names that learn once the rest is frozen: last stage and head.
 
-    With ``with_block_before`` also the last block of the stage before the last one.
+    With ``with_block_before`` also the last block of the stage before the last one, all of it without blocks.
     """
     names = {id(module): name for name, module in model.named_modules()}
     found = [f"{names[id(model.stages[-1])]}.", "head."]
     if with_block_before and len(model.stages) > 1:
         before = model.stages[-2]
-        block = before[-1] if isinstance(before, nn.Sequential) else before
+        block = before[-1] if isinstance(before, nn.Sequential) and isinstance(before[-1], BasicBlock) else before
         found.append(f"{names[id(block)]}.")
     return tuple(found)
 

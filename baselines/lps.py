@@ -222,6 +222,7 @@ class LPS(Isolation):
             self.frozen[name] = torch.where(own, weight.detach(), self.frozen[name])
             weight.copy_(self.frozen[name])
         run.masks.adopt({name: owner != FREE for name, owner in self.owner.items()})
+        run.masks.restrict_gradients({name: owner == run.phase.index for name, owner in self.owner.items()})
 
     def shown(self, task: int) -> dict[str, Tensor]:
         last = min(task, len(self.shared) - 1)

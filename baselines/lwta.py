@@ -275,6 +275,8 @@ class Tickets(SparsityPolicy):
     def refuse(self, fields: Mapping[str, Any]) -> str | None:
         if units_per_block(fields["sparsity"]) < 2:
             return f"sparsity: lwta keeps one of 1 / (1 - sparsity) units, give 0.5 or more, got {fields['sparsity']}"
+        if fields["protocol.momentum"] and self.cutoff:
+            return "protocol.momentum: tickets with a cutoff need 0 (momentum would move units that do not learn)"
         return None
 
     # -- the run ---------------------------------------------------------------------------------------------------

@@ -11,11 +11,14 @@ and prunes what they have learned. Later tasks never change the mask.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from sparcl import masks
-from sparcl.components import Clock, Run, SparsityPolicy
+from sparcl.cell import Cell
+from sparcl.components import Clock, Run, SparsityPolicy, accounting
 from sparcl.masks import MaskSet
 from sparcl.methods import policy
 from sparcl.parameters import parameter
@@ -61,3 +64,11 @@ class Magnitude(SparsityPolicy):
     def planned_counts(self, masks_: MaskSet, sparsity: float, clock: Clock) -> dict[str, int]:
         dense = clock.task == 0 and clock.epoch < self.warmup
         return masks.allocate(masks_.shapes, 0.0 if dense else sparsity, self.distribution)
+
+    @accounting
+    def published_sparsity(
+        self, shapes: Mapping[str, torch.Size], cell: Cell, sizes: Sequence[int]
+    ) -> dict[str, float]:
+        sparse = 1 - self.warmup / cell.epochs * sizes[0] / sum(sizes)
+        final = super().published_sparsity(shapes, cell, sizes)
+        return {name: sparsity * sparse for name, sparsity in final.items()}

@@ -17,6 +17,9 @@ The scoring pass is paid on the ledger's line "saliency", dense. Batch-norm stat
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -37,6 +40,11 @@ class SNIP(SparsityPolicy):
     scope: str = parameter("layer", "rank weights within each layer, or all together", choices=("layer", "global"))
     batches: int = parameter(1, "batches of the first task whose mean gradient scores the weights", low=1)
     distribution: str = DISTRIBUTION
+
+    def refuse(self, fields: Mapping[str, Any]) -> str | None:
+        if self.scope == "global" and self.distribution != "uniform":
+            return f"snip.distribution: has no effect with scope global, got {self.distribution}"
+        return None
 
     # -- the run ---------------------------------------------------------------------------------------------------
     def begin_task(self, run: Run) -> None:

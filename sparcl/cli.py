@@ -318,7 +318,7 @@ def _flops(options: argparse.Namespace) -> int:
 
     chosen = _cell(options)
     executed, approximate = planning.executed(chosen)
-    paper, dense = planning.paper(chosen), planning.dense(chosen)
+    paper, dense = planning.paper(chosen), planning.dense(chosen)["training"]
     plan: dict[str, Any] = {
         "executed": executed, "paper": paper, "dense": {"training": dense},
         "dense_over_executed": dense / executed["training"] if executed["training"] else None,

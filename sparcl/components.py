@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sparcl.cell import Cell
 from sparcl.costs.ledger import LayerCost, Ledger
-from sparcl.masks import Density, MaskSet
+from sparcl.masks import Density, MaskSet, allocate
 from sparcl.memory import ReservoirMemory
 from sparcl.models import Classifier
 from sparcl.optimizer import SGD
@@ -397,6 +397,23 @@ class SparsityPolicy(Policy):
     ) -> dict[str, int] | None:
         """Return how many of the existing ``weights`` per layer this policy lets learn, or None if data decide."""
         return weights
+
+    @accounting
+    def published_sparsity(
+        self, shapes: Mapping[str, torch.Size], cell: Cell, sizes: Sequence[int]
+    ) -> dict[str, float]:
+        """Return the sparsity per layer as the published convention counts it: the run's mean, dense phases included.
+
+        By default the cell's in every layer, or Erdos-Renyi-Kernel shares of it.
+
+        Args:
+            shapes: of the maskable weights.
+            sizes: training images of each task.
+        """
+        if getattr(self, "distribution", "uniform") == "uniform":
+            return dict.fromkeys(shapes, cell.sparsity)
+        counts = allocate(shapes, cell.sparsity, "erk")
+        return {name: 1 - counts[name] / shape.numel() for name, shape in shapes.items()}
 
     def planned_view(self, masks: MaskSet, sparsity: float, clock: Clock, task: int) -> dict[str, int] | None:
         """Return the weights per layer that :meth:`view` shows for ``task`` after the task of ``clock``."""

@@ -22,6 +22,7 @@ from torch import Tensor
 from sparcl import components, methods, resolve, seeding, streams, trainer
 from sparcl.cell import Cell
 from sparcl.costs import planning
+from sparcl.errors import UserError
 from sparcl.kernels import library
 from sparcl.masks import keep_count
 from sparcl.memory import ReservoirMemory
@@ -49,10 +50,12 @@ def contract_cell(small_cell) -> Callable[..., Cell]:
     def make(name: str, seed: int = 0, **fields: Any) -> Cell:
         known = methods.get(name).parameters()
         params: dict[str, Any] = {k: 3 for k, p in known.items() if p.duration and p.default > 5}
-        if "dgm.sparsity" not in known:
-            params["protocol.momentum"] = 0.5
         params |= fields.pop("params", {})
-        return small_cell(name, seed=seed, params=params, **({"kernel": "auto"} | fields))
+        fields = {"kernel": "auto"} | fields
+        try:
+            return small_cell(name, seed=seed, params={"protocol.momentum": 0.5} | params, **fields)
+        except UserError:
+            return small_cell(name, seed=seed, params=params, **fields)
 
     return make
 

@@ -37,6 +37,12 @@ def test_momentum_is_refused() -> None:
         resolve.make("split-digits", "sparcl-er", 0.9, 50, params={"protocol.momentum": 0.9})
 
 
+@pytest.mark.parametrize(("method", "key"), [("sparcl-er", "tdm"), ("static-dgm-er", "static")])
+def test_layers_of_different_density_are_refused(method: str, key: str) -> None:
+    with pytest.raises(UserError, match=rf"^{key}\.distribution: dgm needs uniform"):
+        resolve.make("split-digits", method, 0.9, 50, params={f"{key}.distribution": "erk"})
+
+
 def test_one_refresh_by_hand(toy_run) -> None:
     """Eight weights, six exist, g = 0.75 of eight: two learn. CGI = 0.5 |g| + |g'|: 0.5, 3, 0.5, 1, 2, 0 -> 1 and 4."""
     run = toy_run({"a": torch.ones(8)}, sparsity=0.25)

@@ -19,6 +19,12 @@ def test_parts_by_hand():
     }
 
 
+def test_frozen_parameters_have_no_gradient():
+    free, frozen = (memory.suite(10, 6, [], 0, 0, 0, frozen=count) for count in (0, 4))
+    assert free["gradients"] - frozen["gradients"] == 4 * 4
+    assert free["weights"] == frozen["weights"]
+
+
 def test_indices_take_the_smaller_form():
     assert memory.index_bytes(80, 80) == 0
     assert memory.index_bytes(80, 40) == 10

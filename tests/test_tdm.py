@@ -8,8 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparcl import trainer
+from sparcl import resolve, trainer
 from sparcl.components import Clock
+from sparcl.costs import planning
+from sparcl.errors import UserError
 from sparcl.masks import MaskSet, keep_count
 from sparcl.policies.tdm import TDM, importance
 
@@ -285,6 +287,22 @@ def test_a_run_removes_the_least_important(learner: str, schedule: str, small_ce
     run_steps(chosen, 50, prepare=float64.compute_in)
     first = [] if schedule == "paper" else [(0, 0)]
     assert updates == [*first, (0, 2), (0, 4), (1, 0), (1, 2), (1, 4)]
+
+
+@pytest.mark.parametrize(
+    ("method", "sparsity", "least"), [("sparcl-er", 0.995, "p_intra"), ("sparcl-released-er", 0.99, "p_inter")]
+)
+def test_an_update_that_would_replace_every_weight_is_refused(method: str, sparsity: float, least: str) -> None:
+    with pytest.raises(UserError, match=rf"^tdm\.{least}: expected less than the share {round(1 - sparsity, 3)} "):
+        resolve.make("split-digits", method, sparsity, 50)
+    resolve.make("split-digits", method, sparsity, 50, params={f"tdm.{least}": 0.001})
+
+
+@pytest.mark.parametrize("learner", ["er", "ewc", "lwf"])
+def test_the_plan_of_a_task_shorter_than_the_interval(learner: str, small_cell, run_steps) -> None:
+    """What comes after a task (evaluation, Fisher information, old outputs) is at the cell's sparsity."""
+    chosen = small_cell(f"tdm-{learner}", epochs=3, params={"tdm.interval": 5, "tdm.p_inter": 0.2})
+    assert planning.executed(chosen) == (run_steps(chosen).ledger.as_record(), False)
 
 
 def test_a_short_task_still_ends_at_the_cells_sparsity(small_cell, run_steps) -> None:

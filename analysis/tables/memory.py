@@ -53,7 +53,8 @@ def table(results: Results) -> Table:
         "pass, replay memory, optimizer state. Saved: against the dense method of the same learner and "
         "buffer.",
         "With the weights that a run ends with: a method that begins with more (GMP, which starts dense), or holds "
-        "more within a task (TDM: weights between its updates, and their importance), needs more before.",
+        "more within a task (TDM: weights between its updates, and their importance; LPS: ADMM's variables), needs "
+        "more before.",
         "Paper: activations of one batch (twice in the ablation table, once in the phone figures) plus "
         "weights and gradients at their densities; inferred from the published figures (docs/flops.md).",
     ]

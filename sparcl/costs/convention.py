@@ -1,8 +1,8 @@
 """Training FLOPs and memory as they are published: functions of a run's settings, not of what it does.
 
-The conventions on layers and images are those of :mod:`sparcl.costs.ledger`. :func:`paper_flops` is SparCL's count,
-:func:`dense_flops` the executed convention for a run without any sparsity. Nothing here changes a run: a record's
-identity does not cover this module, so a corrected formula changes tables and re-runs no cell.
+The conventions on layers and images are those of :mod:`sparcl.costs.ledger`; :func:`paper_flops` is SparCL's count.
+Nothing here changes a run: a record's identity does not cover this module, so a corrected formula changes tables and
+re-runs no cell.
 """
 
 from __future__ import annotations
@@ -69,17 +69,6 @@ def isolation_paper_flops(
     first, *later = images_per_task
     dense = 6.0 * sum(cost.macs for cost in costs) * epochs
     return dense * (first + sum(later) * (1.0 - sparsity))
-
-
-def dense_flops(costs: Sequence[LayerCost], stream_images: int, replay_images: int = 0) -> int:
-    """Training FLOPs of a run without sparsity, executed convention: each image pays three forward passes.
-
-    Args:
-        costs: layers, from :func:`layer_costs`.
-        stream_images: images of the stream presented over the whole run, with no data removed.
-        replay_images: images drawn from memory over the whole run, each batch of them counted.
-    """
-    return 6 * sum(cost.macs for cost in costs) * (int(stream_images) + int(replay_images))
 
 
 def ramp_fraction(proportion: float, cutoff_epochs: float, epochs: float) -> float:

@@ -27,6 +27,7 @@ def suite(
     activations: int,
     replay_memory: int,
     state: int,
+    frozen: int = 0,
 ) -> dict[str, int]:
     """Return the bytes that one training step needs, by what they hold.
 
@@ -37,11 +38,12 @@ def suite(
         activations: bytes kept for the backward pass of all images of one step.
         replay_memory: bytes of the replay memory.
         state: bytes beside weights and gradients (momentum, importance, a copy of the model).
+        frozen: how many of ``dense_parameters`` receive no gradient.
 
     Returns:
         ``weights``, ``indices``, ``gradients``, ``activations``, ``replay_memory``, ``optimizer``, ``total``.
     """
-    weights, indices, gradients = FLOAT * dense_parameters + buffers, 0, FLOAT * dense_parameters
+    weights, indices, gradients = FLOAT * dense_parameters + buffers, 0, FLOAT * (dense_parameters - frozen)
     for size, left, learning in layers:
         weights += FLOAT * left
         gradients += FLOAT * learning

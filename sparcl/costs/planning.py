@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -158,13 +159,18 @@ def _evaluation(book: Ledger, plan: Setting, container: masks.MaskSet, clock: Cl
 
 
 def _draws_may_fall_short(plan: Setting) -> bool:
-    """Return whether removed samples may leave fewer in a small memory than a replayed batch asks for."""
+    """Return whether removed samples may leave fewer in a small memory than a replayed batch asks for.
+
+    Where a task is replayed while it is trained, how many of the removed the memory holds is a draw: four standard
+    deviations are allowed for.
+    """
     cell, parts = plan.cell, plan.parts
     if not parts.learner.uses_memory or parts.data.replays_removed:
         return False
     clocks = (Clock(epoch=epoch, epochs=cell.epochs) for epoch in range(cell.epochs))
     removed = sum(parts.data.planned_removals(1000, clock) for clock in clocks) / 1000
-    return removed > 0 and cell.buffer * (1 - removed) < cell.batch_size
+    spread = 4 * math.sqrt(cell.buffer * removed * (1 - removed)) if plan.protocol.replay_start == "immediately" else 0
+    return removed > 0 and cell.buffer * (1 - removed) - spread < cell.batch_size
 
 
 # -- as published, and as if dense -------------------------------------------------------------------------------------
@@ -176,50 +182,55 @@ def paper(cell: Cell, costs: Sequence[LayerCost] | None = None) -> dict[str, Any
     """
     plan = setting(cell)
     costs, parts, sizes = plan.costs if costs is None else costs, plan.parts, list(plan.info.train_sizes)
+    weights = dict(plan.model.named_parameters())
+    shapes = {name: weights[name].shape for name in models.maskable(plan.model)}
+    left = parts.sparsity.published_sparsity(shapes, cell, sizes)
     fraction = parts.data.published_fraction(cell.epochs)
-    gradient = parts.gradient.published_sparsity(cell.sparsity)
+    masked = parts.gradient.published_sparsity(cell.sparsity)
+    gradient = left if masked == cell.sparsity else dict.fromkeys(shapes, masked)
     replays = parts.learner.published_replay_batches
     replays = parts.learner.replay_batches if replays is None else replays
-    training = convention.paper_flops(costs, sizes, cell.epochs, replays, cell.sparsity, gradient, fraction)
+    training = convention.paper_flops(costs, sizes, cell.epochs, replays, left, gradient, fraction)
     own = [part.published_flops(cell, costs, sizes) for part in (parts.learner, parts.sparsity)]
     maskable = [cost for cost in costs if cost.maskable]
     total = sum(cost.weights for cost in maskable) or 1
     return {
         "training": next((count for count in own if count is not None), training),
         "data_fraction": fraction,
-        "weight_density": sum(c.weights * (1 - cell.sparsity) for c in maskable) / total,
-        "gradient_density": sum(c.weights * (1 - gradient) for c in maskable) / total,
+        "weight_density": sum(c.weights * (1 - left[c.name]) for c in maskable) / total,
+        "gradient_density": sum(c.weights * (1 - gradient[c.name]) for c in maskable) / total,
         "replay_batches": replays,
     }
 
 
-def dense(cell: Cell, costs: Sequence[LayerCost] | None = None) -> int:
-    """Return the training FLOPs of the same learner without sparsity and without removed data, as executed.
+def dense(cell: Cell) -> dict[str, Any]:
+    """Return the ledger (FLOPs) of the same learner without sparsity and without removed data, as executed.
 
-    The learner's own passes between tasks (Fisher information, old outputs, exemplars) are part of it.
+    The learner's own passes between tasks (Fisher information, old outputs, exemplars) are part of it, and what it
+    freezes has no gradient.
     """
     plan = setting(cell)
-    learner, costs, sizes = plan.parts.learner, plan.costs if costs is None else costs, plan.sizes
-    presented = replayed = 0
-    own = Ledger(costs)
+    learner, sizes, book = plan.parts.learner, plan.sizes, Ledger(plan.costs)
+    seen = 0
     for task, size in enumerate(sizes):
-        learner.plan_begin_task(own, cell, task, size)
+        learner.plan_begin_task(book, cell, task, size)
+        book.set_frozen(learner.planned_frozen(plan.model, 0.0, Clock(task, len(sizes), 0, cell.epochs)))
+        presented = replayed = 0
         for _ in range(cell.epochs):
             for step in range(plan.protocol.steps(size, cell.batch_size)):
-                replayed += learner.planned_replay(cell, plan.protocol, task, presented)
+                replayed += learner.planned_replay(cell, plan.protocol, task, seen + presented)
                 start, stop = plan.protocol.bounds(size, cell.batch_size, step)
                 presented += stop - start
-        learner.plan_end_task(own, cell, task, size)
-    return convention.dense_flops(costs, presented, replayed) + own.as_record()["training"]
+        book.step(presented, replayed, {})
+        seen += presented
+        learner.plan_end_task(book, cell, task, size)
+    return book.as_record()
 
 
 def by_layer(cell: Cell) -> dict[str, dict[str, float]]:
     """Return the paper's and the dense training FLOPs of each layer: ``{"paper": {layer: FLOPs}, "dense": ...}``."""
     costs = setting(cell).costs
-    return {
-        "paper": {cost.name: paper(cell, [cost])["training"] for cost in costs},
-        "dense": {cost.name: dense(cell, [cost]) for cost in costs},
-    }
+    return {"paper": {cost.name: paper(cell, [cost])["training"] for cost in costs}, "dense": dense(cell)["layers"]}
 
 
 def dense_cell(cell: Cell) -> Cell:
@@ -260,9 +271,10 @@ def _facts(cell: Cell) -> dict[str, Any]:
     )
     images = plan.parts.learner.images_at_once(cell, plan.protocol)
     maskable = set(plan.model.maskable_names)
+    others = [p for n, p in plan.model.named_parameters() if n not in maskable]
     return {
         "flops_paper": published["training"],
-        "flops_dense": _dense(dense_cell(cell)),
+        "flops_dense": _dense(dense_cell(cell))["training"],
         "data_fraction": published["data_fraction"],
         "weight_density": published["weight_density"],
         "gradient_density": published["gradient_density"],
@@ -270,7 +282,8 @@ def _facts(cell: Cell) -> dict[str, Any]:
         "paper_memory_ablation": memory["ablation_table"],
         "paper_memory_phone": memory["phone"],
         "memory": {
-            "dense_parameters": sum(p.numel() for n, p in plan.model.named_parameters() if n not in maskable),
+            "dense_parameters": sum(p.numel() for p in others),
+            "frozen": sum(p.numel() for p in others if not p.requires_grad),
             "buffers": sum(value.numel() * value.element_size() for value in plan.model.buffers()),
             "activations": _activations(
                 cell if _has_own_network(plan.parts) else None, cell.model, cell.width, plan.info, images

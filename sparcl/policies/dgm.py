@@ -63,6 +63,8 @@ class DGM(GradientPolicy):
                 f"dgm.sparsity: expected at least the cell's sparsity {fields['sparsity']:g} "
                 f"(it counts the weights that do not exist), got {self.sparsity:g}"
             )
+        if name := next((key for key in fields if key.endswith(".distribution") and fields[key] == "erk"), None):
+            return f"{name}: dgm needs uniform (it masks the same share of every layer)"
         if fields["protocol.momentum"]:
             return "protocol.momentum: dgm needs 0 (momentum would move weights whose gradient is masked)"
         return None

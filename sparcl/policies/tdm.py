@@ -6,11 +6,11 @@ Continual weight importance, equation (1):
 
 with L_cur the single-head loss on the current task's data and L_mem the rehearsal loss. Every ``interval`` epochs the
 least important weights of each layer are removed and as many grow back at random positions, starting at 0; at the
-first epoch of a task the network expands by ``p_inter`` and shrinks back one interval later. It ends every phase at
-exactly the cell's sparsity s and is never denser than s - p_inter.
+first epoch of every task but the first the network expands by ``p_inter`` and shrinks back one interval later. It ends
+every phase at exactly the cell's sparsity s and is never denser than s - p_inter.
 
-The gradients are those of the last ``batches`` training steps before an update, taken per loss term while training
-(no extra pass over the data) and averaged before the absolute value.
+The gradients are those of the last ``batches`` training steps of the epoch before an update, taken per loss term while
+training (no extra pass over the data) and averaged before the absolute value.
 
 What the released code does instead is available by name: ``importance: merged`` is |w| + alpha |g| with the gradient
 of the whole loss on one batch after gradient masking; ``schedule: released`` expands in the first task too, uses
@@ -56,9 +56,11 @@ class TDM(SparsityPolicy):
     alpha: float = parameter(0.5, "coefficient of the current task's gradient", low=0)
     beta: float = parameter(1.0, "coefficient of the memory's gradient", low=0)
     p_inter: float = parameter(0.01, "share of a layer's weights that a new task adds", low=0, high=1)
-    p_intra: float = parameter(0.005, "share of a layer's weights replaced at each update", low=0, high=1)
+    p_intra: float = parameter(
+        0.005, "share of a layer's weights replaced at each update of the paper's schedule", low=0, high=1
+    )
     interval: int = parameter(5, "epochs between updates", low=1, duration=True)
-    batches: int = parameter(1, "training steps whose gradients enter the importance", low=1)
+    batches: int = parameter(1, "last training steps of an epoch whose gradients enter the importance", low=1)
     importance: str = parameter(
         "two-term", "the paper's two terms or the code's merged one", choices=("two-term", "merged")
     )
@@ -75,6 +77,16 @@ class TDM(SparsityPolicy):
         super().__init__(**values)
         self._sums: dict[str, dict[str, Tensor]] = {}
         self._batches = 0
+
+    def refuse(self, fields: Mapping[str, Any]) -> str | None:
+        name = "p_inter" if self.schedule == "released" else "p_intra"
+        left, replaced = round(1 - fields["sparsity"], 10), getattr(self, name)
+        if fields["sparsity"] and replaced >= left:
+            return (
+                f"tdm.{name}: expected less than the share {left:g} of the weights that exists at sparsity "
+                f"{fields['sparsity']:g}, all of which an update would replace otherwise, got {replaced:g}"
+            )
+        return None
 
     # -- schedule --------------------------------------------------------------------------------------------------
     def update_at(self, task: int, epoch: int, epochs: int, sparsity: float) -> tuple[float, float] | None:
@@ -175,7 +187,8 @@ class TDM(SparsityPolicy):
     def planned_counts(self, masks_: MaskSet, sparsity: float, clock: Clock) -> dict[str, int] | None:
         if self.zeros == "drop" and self._without_growth(sparsity, clock):
             return None
-        in_force = self.sparsity_at(clock.task, clock.epoch, clock.epochs, sparsity)
+        ended = clock.epoch >= clock.epochs
+        in_force = sparsity if ended else self.sparsity_at(clock.task, clock.epoch, clock.epochs, sparsity)
         return masks.allocate(masks_.shapes, in_force, self.distribution)
 
     def _without_growth(self, sparsity: float, clock: Clock) -> bool:

@@ -317,7 +317,11 @@ def _record(
             "executed": run.ledger.as_record(),
             "masks": {
                 "layers": {
-                    name: {"size": parameter.numel(), "weights": weights[name], "learning": learning[name]}
+                    name: {
+                        "size": parameter.numel(),
+                        "weights": weights[name],
+                        "learning": learning[name] if parameter.requires_grad else 0,
+                    }
                     for name, parameter in run.masks.parameters.items()
                 },
                 "history": run.mask_history,

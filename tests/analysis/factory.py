@@ -128,7 +128,7 @@ def entry(cell_: Mapping[str, Any], groups: Iterable[str] = ("main",), variant: 
         "data_fraction": r, "weight_density": 1 - s, "gradient_density": 1 - g, "replay_batches": replays,
         "paper_memory_ablation": 2 * 1_200_000 + 4 * WEIGHTS * (2 - s - g),
         "paper_memory_phone": 1_200_000 + 4 * WEIGHTS * (2 - s - g),
-        "memory": {"dense_parameters": 1_000, "buffers": 480, "activations": 1_200_000},
+        "memory": {"dense_parameters": 1_000, "frozen": 0, "buffers": 480, "activations": 1_200_000},
     }  # fmt: skip
     return {"path": path, "groups": list(groups), "cell": dict(cell_), "variant": variant, "identity": identity,
             "planned": planned, "resources": {"seconds": 10.0, "memory_mb": 500}}  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sparcl import masks, models, resolve
 from sparcl.costs import planning
 
 BASELINES = {
@@ -60,6 +61,46 @@ def test_global_snip_is_planned_approximately(small_cell, run_steps) -> None:
     run = run_steps(chosen, 1)
     assert sum(run.masks.counts().values()) == round(run.masks.size() * 0.1)
     assert len({round(run.masks.counts()[n] / p.numel(), 2) for n, p in run.masks.parameters.items()}) > 1
+
+
+def paper(chosen, densities: dict[str, float]) -> float:
+    """Training FLOPs by the published convention with these densities: ER replays one batch, forward alone."""
+    plan = planning.setting(chosen)
+    one = sum(2 * cost.macs * densities.get(cost.name, 1.0) for cost in plan.costs)
+    return chosen.epochs * sum(plan.info.train_sizes) * (1 + 1 + 2) * one
+
+
+def test_the_published_count_has_the_layers_of_erk() -> None:
+    chosen = resolve.make("split-digits", "rigl-erk-er", 0.9, 50)
+    weights = dict(planning.setting(chosen).model.named_parameters())
+    shapes = {n: weights[n].shape for n in models.maskable(planning.setting(chosen).model)}
+    densities = {n: count / shapes[n].numel() for n, count in masks.allocate(shapes, 0.9, "erk").items()}
+    assert max(densities.values()) > 3 * min(densities.values())
+    assert planning.paper(chosen)["training"] == pytest.approx(paper(chosen, densities), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "mean"),
+    [
+        ("gmp-er", {"gmp.interval": 1}, 1 - 1 / 4 / 5),  # the ramp's mean is 3/4, in one task of five
+        ("gmp-er", {"gmp.interval": 1, "gmp.repeat": "every-task"}, 3 / 4),
+        ("magnitude-er", {"magnitude.warmup": 5}, 1 - 1 / 2 / 5),  # dense in half of one task
+    ],
+)
+def test_the_published_count_has_the_dense_phases(name: str, params: dict, mean: float) -> None:
+    chosen = resolve.make("split-digits", name, 0.9, 50, params=params)
+    assert chosen.epochs == 10
+    densities = dict.fromkeys(planning.setting(chosen).model.maskable_names, 1 - 0.9 * mean)
+    assert planning.paper(chosen)["training"] == pytest.approx(paper(chosen, densities), rel=0.01)
+    assert planning.paper(chosen)["gradient_density"] == planning.paper(chosen)["weight_density"]
+
+
+def test_draws_that_may_fall_short_make_a_plan_approximate(small_cell) -> None:
+    """Of 46 images in memory 30 % may be removed: 32 are left on average, and often fewer."""
+    params = {"ddr.cutoff": 1, "ddr.interval": 1, "protocol.replay_start": "immediately"}
+    plans = {buffer: planning.executed(small_cell("ddr-er", buffer=buffer, batch_size=32, params=params))[1]
+             for buffer in (40, 46, 200)}  # fmt: skip
+    assert plans == {40: True, 46: True, 200: False}
 
 
 def test_rigl_pays_2_sparse_and_1_dense_pass_on_an_update(small_cell, run_steps) -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from baselines.snip import SNIP, saliency_gradients
-from sparcl import seeding, trainer
+from sparcl import resolve, seeding, trainer
+from sparcl.errors import UserError
 from sparcl.masks import keep_count
 
 
@@ -120,6 +121,11 @@ def test_the_mask_is_there_before_the_first_step_and_stays(small_cell, run_steps
     for mask in masks[1:]:
         assert all(torch.equal(mask[name], masks[0][name]) for name in mask)
     assert all(mask.sum() == mask.numel() // 4 for mask in masks[0].values())
+
+
+def test_layers_of_a_global_ranking_have_no_distribution() -> None:
+    with pytest.raises(UserError, match=r"^snip\.distribution: has no effect with scope global"):
+        resolve.make("split-digits", "snip-global-er", 0.9, 50, params={"snip.distribution": "erk"})
 
 
 def test_at_sparsity_0_nothing_is_scored(small_cell, run_steps) -> None:

@@ -305,6 +305,15 @@ def test_planned_is_executed(method, params, digits):
     assert not approximate
 
 
+@pytest.mark.parametrize("method", ["packnet", "lps"])
+def test_after_a_task_its_own_weights_are_those_that_learn(method, digits):
+    """What a record says of gradients is of the last task, in both methods alike."""
+    run = complete(method, digits, 0.5, epochs=4)
+    assert run.masks.gradient_counts() == {
+        name: isolation.partition(weight.numel(), 0.5, 4)[1] for name, weight in run.masks.parameters.items()
+    }
+
+
 def test_executed_flops_of_packnet_in_closed_form(digits):
     """Forward and input gradient at what exists, weight gradient at what learns; dense layers freeze after task 0."""
     run = complete("packnet", digits, 0.5, epochs=3, params={"packnet.retrain": 1 / 3})

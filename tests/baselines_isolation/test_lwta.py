@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from short_runs import assert_same_run, assert_same_snapshot, complete, killed_and_resumed, logits, make, snapshot
+from short_runs import complete, logits, make
 from torch import nn
 
 from baselines import lwta
@@ -280,19 +280,6 @@ def test_sampled_tickets_follow_the_posterior(digits):
 
 
 # -- the run -----------------------------------------------------------------------------------------------------------
-def test_resumed_run_is_the_same_run(digits, tmp_path):
-    whole = complete("lwta", digits, 0.75, params=RATE)
-    for step in (7, 25, 70):
-        assert_same_run(whole, killed_and_resumed("lwta", digits, tmp_path, step, 0.75, params=RATE))
-
-
-def test_evaluation_leaves_training_alone(digits):
-    run = complete("lwta", digits, 0.75, params=RATE)
-    before = snapshot(run)
-    evaluate(run, seen=10)
-    assert_same_snapshot(before, snapshot(run))
-
-
 def test_model_can_be_copied_and_measured(digits):
     """The memory footprint works on a copy of the model without data."""
     run = complete("lwta", digits, 0.75, epochs=1)
@@ -329,6 +316,12 @@ def test_ledgers(digits):
     assert planning.paper(run.cell)["training"] == convention.paper_flops(
         run.ledger.costs, [len(task.train_index) for task in digits.tasks], 2, 0
     )
+
+
+def test_momentum_is_refused_where_units_rest():
+    with pytest.raises(UserError, match=r"^protocol\.momentum: tickets with a cutoff need 0"):
+        make("lwta", 0.75, params={"protocol.momentum": 0.9})
+    make("lwta", 0.75, params={"protocol.momentum": 0.9, "tickets.cutoff": 0.0})
 
 
 def test_registered_as_one_method():
