@@ -82,7 +82,7 @@ pins: $(STAMP)
 # The kernel is compiled with the package: its sources make it stale, too.
 $(STAMP): pyproject.toml constraints.txt $(wildcard sparcl/kernels/csrc/*)
 	@test -n "$(PYTHON)" || { echo 'error: Python 3.11 or newer is needed (name it with make PYTHON=...)' >&2; exit 2; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || { \
 		echo 'error: $(PYTHON) cannot make a virtual environment (on Debian: apt install python3-venv)' >&2; exit 2; }
 	@echo 'setting up $(VENV): the first time this downloads PyTorch and takes some minutes'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench,export,test]'

@@ -42,6 +42,8 @@ COLUMNS = (
 )  # fmt: skip
 NOTHING = "," * COLUMNS[COLUMNS.index("quantity") :].index("value")
 """The end of a row that holds no number."""
+FAILURE = "failed.json"
+"""Beside a record's place: why its run failed (:mod:`sparcl.running.runner`)."""
 ACCURACIES: tuple[Literal["class_il", "task_il"], ...] = ("class_il", "task_il")
 UPDATE: tuple[Literal["density", "gradient_density", "pruned", "grown", "churn"], ...] = (
     "density", "gradient_density", "pruned", "grown", "churn",
@@ -83,7 +85,7 @@ def _cell(plan: Plan, entry: CellEntry, facts: Facts) -> Iterator[str]:
     file = plan.runs / entry["path"] / records.FILE
     record = _read(plan, file, entry, facts) if os.path.lexists(file) else None
     if record is None:
-        status, reason = _absent(file.with_name("failed.json"))
+        status, reason = _absent(file.with_name(FAILURE))
     else:
         status, reason = record["status"], ""
         if place := record["diverged"]:
@@ -108,18 +110,21 @@ def variant_of(entry: CellEntry) -> str:
     return entry["path"].split("/")[-2] if entry["variant"] else ""
 
 
-def _read(plan: Plan, file: Path, entry: CellEntry, facts: Facts) -> Record:
-    """Return the record of a cell, or refuse it."""
+def _read(plan: Plan, file: Path, entry: CellEntry, facts: Facts) -> Record | None:
+    """Return the record of a cell, or refuse it; None for what a failed run was to replace."""
     if not file.resolve().is_relative_to(plan.runs.resolve()):
         raise UserError(f"{file}: expected a file inside {plan.runs}, found a link to somewhere else")
     record = records.read(file)
-    wanted, found = entry["cell"], record["cell"]
+    wanted, found = ({**cell, **cell.get("params", {})} for cell in (entry["cell"], record["cell"]))
+    wanted, found = ({key: value for key, value in flat.items() if key != "params"} for flat in (wanted, found))
     if different := sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key)):
         key = different[0]
         raise UserError(
             f"{file}: record of another cell: '{key}' is {one_line(found.get(key), 60)}, "
             f"the plan says {one_line(wanted.get(key), 60)}"
         )
+    if record["identity"] != entry["identity"] and os.path.lexists(file.with_name(FAILURE)):
+        return None  # its cell has been run again since, and failed
     if record["identity"] != entry["identity"]:
         raise UserError(
             f"{file}: record of other code, data or library versions (identity {record['identity'][:12]}, "

@@ -427,7 +427,7 @@ def _data(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     import torch
 
-    from sparcl import matrix, plan
+    from sparcl import matrix, plan, trainer  # noqa: F401  a trainer that cannot be imported is told before any job
 
     torch.set_num_threads(1)  # networks that see three images: threads cost more than they give
     try:
@@ -443,7 +443,7 @@ def _plan(options: argparse.Namespace) -> int:
         return 0
     target = plan.write(made, options.results)
     print("\n".join(plan.summary(made, options.results)))
-    print(f"plan: {target}")
+    print(f"plan: {target}" if target else f"plan: not written, a run is at work in {options.results / made['name']}")
     return 0
 
 

@@ -85,6 +85,8 @@ def from_dict(config: Any, name: str = "config") -> Matrix:
         config, problems = _with_grids(config)
     if not problems:
         cells, groups, problems = _expand(config)
+    if not problems:
+        problems = list(_without_effect(config, cells, groups))
     if problems:
         raise MatrixError(name, problems)
     planned = load_analysis(config["analysis"]) if "analysis" in config else None
@@ -316,6 +318,22 @@ def _expand(config: Mapping[str, Any]) -> tuple[list[Cell], list[tuple[str, ...]
         if other != cell:
             problems[f"two different cells have the path {cell.path}: {_difference(other, cell)}"] = None
     return list(members), [tuple(groups) for groups in members.values()], list(problems)
+
+
+def _without_effect(config: Mapping[str, Any], cells: list[Cell], groups: list[tuple[str, ...]]) -> Iterator[str]:
+    """Yield a line for each parameter, hyper-parameter file and first fresh seed that is no cell's."""
+    scopes = {"defaults": (config, cells)}
+    for name, entry in config["groups"].items():
+        scopes[f"groups.{name}.defaults"] = entry, [c for c, own in zip(cells, groups, strict=True) if name in own]
+    for where, (entry, own) in scopes.items():
+        for key in entry.get("defaults", {}).get("params", {}):
+            if not any(key in cell.params for cell in own):
+                yield f"{where}.params.{key}: no method here has this parameter"
+    if (file := config.get("hyperparameters")) and not any(resolve.fits(file, cell) for cell in cells):
+        yield f"hyperparameters: {file} has nothing for a cell of this matrix"
+    since = config.get("fresh_from")
+    if since is not None and all(cell.seed < since for cell in cells):
+        yield f"fresh_from: expected a seed of this matrix, got {since}"
 
 
 def _members(config: Mapping[str, Any], group: str, excluded: list[bool], problems: dict[str, None]) -> list[Cell]:

@@ -5,7 +5,6 @@ Jobs on other nodes, the progress display and the analysis read it and plan noth
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 from collections.abc import Mapping
@@ -17,8 +16,9 @@ from typing import Any, TypedDict
 from sparcl import budget, methods, resolve, streams
 from sparcl.cell import Cell
 from sparcl.costs import planning
-from sparcl.files import atomic
+from sparcl.files import atomic, locks
 from sparcl.matrix import DENSE, Matrix
+from sparcl.models import EVALUATION_BATCH
 from sparcl.running.identity import contents, identity, kernel_of
 
 SCHEMA = "sparcl-plan/2"
@@ -27,8 +27,8 @@ START_SECONDS = 1.0
 FLOPS_PER_SECOND, STEP_SECONDS = {"cpu": 4e10, "cuda": 5e12}, {"cpu": 2e-3, "cuda": 2e-2}
 """Of one core or one GPU, for the first estimate: convolutions of a small network, and what a step takes beside them.
 Those of a GPU are a cautious guess and not measured."""
-BASE_MEGABYTES = 700
-"""Of a process with the libraries loaded."""
+MEGABYTES = {"cpu": 1000, "cuda": 4000}
+"""Of a process with the libraries loaded and the Snakemake process of its job; with a GPU a guess and not measured."""
 
 
 class Entry(TypedDict):
@@ -63,8 +63,8 @@ class Plan(TypedDict):
 def make(matrix: Matrix) -> Plan:
     """Return the plan of a checked matrix."""
     config = matrix.config
-    mark = functools.cache(lambda: contents(matrix.cells[0]))
     described = streams.describe(config["stream"], dict(config.get("stream_options", {})))
+    files = contents(matrix.cells[0])
     per_task = described.classes // described.tasks
     return {
         "schema": SCHEMA,
@@ -82,6 +82,7 @@ def make(matrix: Matrix) -> Plan:
             "train_sizes": list(described.train_sizes),
             "test_sizes": list(described.test_sizes),
             "shape": list(described.shape),
+            "files": files,
         },
         "methods": {name: _method(name) for name in dict.fromkeys(cell.method for cell in matrix.cells)},
         "bundles": _bundles(matrix),
@@ -91,7 +92,7 @@ def make(matrix: Matrix) -> Plan:
                 "groups": list(groups),
                 "cell": cell.as_dict(),
                 "variant": dict(cell.variant),
-                "identity": identity(cell, lambda _: mark()),
+                "identity": identity(cell, lambda _: files),
                 "planned": planning.facts(cell),
                 "resources": resources(cell),
             }
@@ -136,21 +137,30 @@ def resources(cell: Cell) -> dict[str, float]:
     computed = facts["weight_density"] if kernel_of(cell)["kernel"] == "sparse" else 1.0
     computing = computed * facts["flops_dense"] / FLOPS_PER_SECOND[cell.device]
     seconds = START_SECONDS + steps * STEP_SECONDS[cell.device] + computing
-    images = math.prod(info.shape) * (sum(info.train_sizes) + sum(info.test_sizes))
-    held = 3 * facts["memory"]["activations"] + 8 * 4 * facts["memory"]["dense_parameters"] + images
-    return {"seconds": round(seconds, 2), "memory_mb": round(BASE_MEGABYTES + held / 1e6)}
+    held = 2.0 * math.prod(info.shape) * (sum(info.train_sizes) + sum(info.test_sizes))
+    if cell.device == "cpu":
+        one = facts["memory"]["activations"] / planning.images_at_once(cell)
+        held += 3 * facts["memory"]["activations"] + EVALUATION_BATCH * one
+        held += 8 * 4 * facts["memory"]["dense_parameters"]
+    return {"seconds": round(seconds, 2), "memory_mb": round(MEGABYTES[cell.device] + held / 1e6)}
 
 
-def write(plan: Plan, results: Path) -> Path:
-    """Write ``plan`` to results/<name>/plan.json unless it is there already; return the file."""
+def write(plan: Plan, results: Path) -> Path | None:
+    """Write ``plan`` to results/<name>/plan.json unless it is there already; return the file.
+
+    None where a run is at work in that folder, whose plan stays as it is.
+    """
     target = results / plan["name"] / "plan.json"
     text = json.dumps(plan, indent=1, sort_keys=True, allow_nan=False) + "\n"
     try:
         unchanged = target.read_text(encoding="utf-8") == text
     except (OSError, UnicodeDecodeError):
         unchanged = False
-    if not unchanged:
-        atomic.write_text(target, text)
+    if unchanged:
+        return target
+    if not locks.is_free(target.parent):
+        return None
+    atomic.write_text(target, text)
     return target
 
 

@@ -184,6 +184,11 @@ def _parameters(
     return full, {key: value for key, value in full.items() if value != base[key]}
 
 
+def fits(path: str | Path, cell: Cell) -> bool:
+    """Return whether a hyper-parameter file says anything of a cell."""
+    return bool(_fitting(Path(path), cell.as_dict(), methods.get(cell.method).parameters()))
+
+
 def _fitting(path: Path, plain: Mapping[str, Any], known: Mapping[str, Parameter]) -> dict[str, Any]:
     """Return the parameters that a hyper-parameter file gives to a cell; later entries win."""
     found: dict[str, Any] = {}

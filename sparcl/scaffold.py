@@ -7,6 +7,7 @@ cannot be.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import keyword
 import os
@@ -199,10 +200,11 @@ def _write_all(files: dict[Path, str]) -> None:
     except BaseException:
         for path in done:
             old = before[path]
-            if old is None:
-                path.unlink(missing_ok=True)
-            elif path.read_bytes() != old:
-                atomic.write_bytes(path, old)
+            with contextlib.suppress(OSError, UserError):  # what cannot be written has not been
+                if old is None:
+                    path.unlink(missing_ok=True)
+                elif path.read_bytes() != old:
+                    atomic.write_bytes(path, old)
         for created in sorted(folders, key=lambda f: -len(f.parts)):
             if created.is_dir() and not any(created.iterdir()):
                 created.rmdir()

@@ -269,7 +269,7 @@ def _facts(cell: Cell) -> dict[str, Any]:
         cell.sparsity,
         gradient,
     )
-    images = plan.parts.learner.images_at_once(cell, plan.protocol)
+    images = images_at_once(cell)
     maskable = set(plan.model.maskable_names)
     others = [p for n, p in plan.model.named_parameters() if n not in maskable]
     return {
@@ -290,6 +290,11 @@ def _facts(cell: Cell) -> dict[str, Any]:
             ),
         },
     }
+
+
+def images_at_once(cell: Cell) -> int:
+    """Return how many images one training step keeps activations of."""
+    return methods.parts(cell).learner.images_at_once(cell, cell.component(Protocol))
 
 
 @functools.lru_cache(None)

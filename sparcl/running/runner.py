@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
+import functools
 import json
 import os
 import shutil
@@ -22,7 +22,7 @@ from sparcl import streams
 from sparcl.cell import Cell
 from sparcl.components import Clock
 from sparcl.errors import RunError, UserError, one_line
-from sparcl.files import atomic
+from sparcl.files import atomic, locks
 from sparcl.running import checkpoint, environment, identity, model_file, record
 from sparcl.running.record import Record
 from sparcl.trainer import Diverged, Interrupted, Run, train
@@ -69,8 +69,9 @@ def run_cell(
 ) -> Record:
     """Run ``cell`` and write its record below ``results``; return the record.
 
-    ``planned`` is the identity that the cell was planned with: another one here is refused before anything runs. A loss
-    that is no finite number any more is a result: the record says ``diverged`` and where.
+    ``planned`` is the identity that the cell was planned with: another one here is refused before anything runs. A
+    record of something else is then replaced once the new one is complete. A loss that is no finite number any more is
+    a result: the record says ``diverged`` and where.
 
     A finished record of the same cell, code, library versions and data is returned as it is. An interrupted run
     continues from its checkpoint, bit for bit. ``stop`` is asked after every step; once it says yes the run leaves a
@@ -96,12 +97,13 @@ def run_cell(
             f"{cell.path}: code, library versions, data or instruction set have changed since the cell was planned "
             f"(identity {wanted[:12]}, planned {planned[:12]}); start the run again"
         )
-    earlier = None if force else _finished(folder, cell, wanted, keep_model)
+    finished = functools.partial(_finished, folder, cell, wanted, keep_model, planned is not None)
+    earlier = None if force else finished()
     environment.prepare(cell, threads)
     stream = streams.load(cell.stream, data_root, dict(cell.stream_options))
     if earlier is None:
         with _claimed(folder, stop):
-            earlier = None if force else _finished(folder, cell, wanted, keep_model)  # while this process waited
+            earlier = None if force else finished()  # while this process waited
             if earlier is None:
                 return _run(
                     cell, stream, folder, wanted, threads, keep_model, checkpoint_seconds, watch, watch_task, stop
@@ -114,16 +116,25 @@ def run_cell(
     return earlier
 
 
-def _finished(folder: Path, cell: Cell, wanted: str, with_model: bool) -> Record | None:
-    """Return the record in ``folder``, or None where it, or the model that is asked for, is not there; refuse one of
-    another identity."""
+def _finished(folder: Path, cell: Cell, wanted: str, with_model: bool, replaces: bool) -> Record | None:
+    """Return the record in ``folder``, or None where it, or the model that is asked for, is not there.
+
+    One of another identity is refused, or, with ``replaces``, none.
+    """
     target = folder / RECORD
     if not target.exists():
         return None
-    found = record.read(target)
+    try:
+        found = record.read(target)
+    except UserError:
+        if replaces:
+            return None
+        raise
     if found["identity"] == wanted:
         has_model = (folder / model_file.FILE).exists() or found["diverged"] is not None
         return found if has_model or not with_model else None
+    if replaces:
+        return None
     what = "of other code or data"
     provenance = {
         **found["provenance"]["versions"],
@@ -154,7 +165,7 @@ def _claimed(folder: Path, stop: Callable[[], bool]) -> Iterator[None]:
         if not os.access(folder, os.W_OK | os.X_OK):
             raise UserError(f"{folder}: expected a folder that can be written to")
         told = False
-        while not _locked(handle):
+        while not locks.lock(handle):
             if stop():
                 raise Interrupted(folder)
             if not told:
@@ -166,17 +177,6 @@ def _claimed(folder: Path, stop: Callable[[], bool]) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def _locked(handle: int) -> bool:
-    """Lock an open folder; return whether it is ours. A file system without locks counts as locked."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def _run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import socket
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,6 +12,8 @@ from pathlib import Path
 from sparcl.errors import UserError, one_line
 
 TIMEOUT = 30.0
+FAILURES = (OSError, RuntimeError, EOFError, http.client.HTTPException)
+"""What a download that fails raises, from no network to a body that is cut off."""
 
 
 @contextlib.contextmanager
@@ -26,7 +29,7 @@ def explained(folder: Path, missing: Iterable[str], url: str) -> Iterator[None]:
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
-    except (OSError, RuntimeError, EOFError) as error:
+    except FAILURES as error:
         raise UserError(
             f"{folder}: {', '.join(missing)} missing, and the download failed ({one_line(error, 120)});"
             f" get them from {url} where there is a network, or name another data root (SPARCL_DATA)"
@@ -53,6 +56,6 @@ def archives(folder: Path, checksums: Mapping[str, str], mirrors: Sequence[str])
                 try:
                     download_and_extract_archive(f"{mirror}{file}", str(folder), filename=file, md5=md5)
                     break
-                except (OSError, RuntimeError, EOFError):
+                except FAILURES:
                     if rank == len(mirrors):
                         raise

@@ -202,7 +202,7 @@ def test_a_diverged_cell_is_in_no_mean(tmp_path):
         (lambda r: r.update(identity="0" * 64), "identity 000000000000"),
         (lambda r: r["cell"].update(epochs=11), "another cell: 'epochs' is 11, the plan says 10"),
         (lambda r: r["cell"].update(seed=7), "another cell: 'seed' is 7"),
-        (lambda r: r["cell"]["params"].update({"ddr.proportion": 0.5}), "another cell: 'params'"),
+        (lambda r: r["cell"]["params"].update({"ddr.proportion": 0.5}), "another cell: 'ddr.proportion' is 0.5"),
     ],
 )
 def test_records_of_something_else_are_refused(tiny, change, expected):

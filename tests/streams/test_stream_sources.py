@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
 import os
 import pickle
 import shutil
@@ -91,6 +92,14 @@ def test_missing_data_without_a_network(name, tmp_path, offline, capsys):
     assert "no network" in message
     assert "http" in message
     assert capsys.readouterr().out == ""
+
+
+def test_a_download_that_is_cut_off_is_told_in_one_line(tmp_path, monkeypatch):
+    def cut(*_, **__):
+        raise http.client.IncompleteRead(b"", 10)
+
+    monkeypatch.setattr("urllib.request.urlopen", cut)
+    assert "the download failed (IncompleteRead" in refusal("split-mnist", tmp_path)
 
 
 def test_mnist(mnist_root):

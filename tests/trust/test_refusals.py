@@ -154,6 +154,28 @@ def test_code_that_has_changed_since_planning_is_refused_at_once(
     assert cli.main([*arguments, identity.identity(chosen)]) == 0
 
 
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_what_was_planned_replaces_a_record_of_something_else_once_it_is_complete(
+    small_cell: Callable[..., cell.Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_damaged: bool
+) -> None:
+    chosen = small_cell("derpp", epochs=1)
+    runner.run_cell(chosen, tmp_path)
+    path = runner.folder_of(chosen, tmp_path) / "record.json"
+    old = path.read_bytes()[: -50 if is_damaged else None]
+    path.write_bytes(old)
+    monkeypatch.setattr(identity, "versions", lambda: {"torch": "another"})
+    wanted = identity.identity(chosen)
+    with pytest.raises(UserError, match="damaged" if is_damaged else "--force replaces it"):
+        runner.run_cell(chosen, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "train", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            runner.run_cell(chosen, tmp_path, planned=wanted)
+    assert path.read_bytes() == old
+    assert runner.run_cell(chosen, tmp_path, planned=wanted)["identity"] == wanted
+    assert json.loads(path.read_bytes())["identity"] == wanted
+
+
 def test_a_full_disk_leaves_old_files_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "file"
     atomic.write_text(target, "old")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from sparcl import cli, groups, matrix, methods, plan, resolve
 from sparcl.errors import UserError
-from sparcl.files import strict_yaml
+from sparcl.files import locks, strict_yaml
 from sparcl.kernels import library
 
 FOLDER = Path(__file__).parents[2] / "config"
@@ -207,6 +208,8 @@ def test_patterns_name_every_method_that_matches() -> None:
         ({"defaults": {"epochs": 0}}, "defaults.epochs: expected a whole number from 1 to 1e+06, got 0"),
         ({"defaults": {"model": "resnet88"}}, "defaults.model: unknown name 'resnet88' (did you mean 'resnet8'?)"),
         ({"defaults": {"params": {"tmd.interval": 1}}}, "groups.one: defaults.params.tmd.interval: unknown parameter"),
+        ({"defaults": {"params": {"rigl.alpha": 0.2}}}, "defaults.params.rigl.alpha: no method here has this"),
+        ({"fresh_from": 99}, "fresh_from: expected a seed of this matrix, got 99"),
         ({"exclude": [{"method": "derpp"}]}, "exclude[0].method: expected a method of this matrix, got 'derpp'"),
         ({"exclude": [{"group": "two"}]}, "exclude[0].group: unknown group 'two'"),
         ({"exclude": [{"buffer": 21}]}, "exclude[0]: matches no cell"),
@@ -450,6 +453,40 @@ def test_the_first_estimate_counts_what_the_kernel_computes() -> None:
     steps = plan.STEP_SECONDS["cpu"] * 10 * 1437 / 16
     beside = plan.START_SECONDS + steps
     assert estimate("static-derpp", 0.9) - beside == pytest.approx(0.1 * (masked - beside), rel=0.05)
+
+
+@pytest.mark.parametrize("where", [{"stream": "split-cifar10"}, {"method": "derpp"}])
+def test_a_hyper_parameter_file_for_other_cells_is_refused(where: dict, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = {"components": [{"where": where, "values": {"protocol.momentum": 0.5}}]}
+    (tmp_path / "tuned.yaml").write_text(json.dumps(values))
+    assert problems(changed(hyperparameters="tuned.yaml")) == [
+        "hyperparameters: tuned.yaml has nothing for a cell of this matrix"
+    ]
+
+
+def test_the_first_estimate_has_room_for_an_evaluation() -> None:
+    """The largest that was measured with these settings is 1,840 MB (results/reference/cifar10-all)."""
+    cells = [resolve.make("split-cifar10", "derpp", 0.0, 500, width=20, device=device) for device in ("cpu", "cuda")]
+    cpu, gpu = (plan.resources(cell)["memory_mb"] for cell in cells)
+    assert 1840 < cpu < 3000
+    assert 4000 < gpu < 5000  # its activations are not here
+
+
+def test_a_plan_is_not_written_under_a_run(tmp_path: Path, capsys) -> None:
+    made = plan.make(matrix.from_dict(changed()))
+    path = plan.write(made, tmp_path)
+    assert path is not None
+    handle = os.open(path.parent, os.O_RDONLY)
+    try:
+        assert locks.lock(handle)
+        before = path.read_bytes()
+        assert plan.write(made, tmp_path) == path  # nothing to write
+        assert plan.write({**made, "title": "Another"}, tmp_path) is None
+        assert path.read_bytes() == before
+    finally:
+        os.close(handle)
+    assert plan.write({**made, "title": "Another"}, tmp_path) == path
 
 
 def test_the_first_estimate_knows_a_gpu() -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -192,6 +194,57 @@ def test_a_lost_check_of_the_stream_makes_no_cell_stale(checkout, config: str) -
     record_file.write_bytes(whole)
     os.utime(record_file, ns=(times.st_atime_ns, times.st_mtime_ns))
     mark.write_text(digest)
+
+
+@contextlib.contextmanager
+def edit(path: Path, change: Callable[[str], str]) -> Iterator[None]:
+    """Edit a file for a while."""
+    text, times = path.read_text(), path.stat()
+    path.write_text(change(text))
+    try:
+        yield
+    finally:
+        path.write_text(text)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_a_fresh_clone_beside_old_results_finds_what_is_not_of_its_plan(checkout, config: str) -> None:
+    """What Snakemake remembers of its jobs is gone: records and table say themselves what they are of."""
+    memory, results = checkout.folder / ".snakemake", checkout.folder / "results/small"
+    memory.rename(checkout.folder / "aside")
+    try:
+        assert "Nothing to be done" in checkout.snakemake(config, "--dry-run")
+        with edit(checkout.folder / "sparcl/policies/dgm.py", lambda text: text + "\nMARK = 1\n"):
+            assert jobs(checkout.snakemake(config, "--dry-run"))["cell"] == 2
+            assert jobs(checkout.snakemake(config, "--dry-run", "--", "results/small/data.txt")) == {}
+        with edit(checkout.folder / config, lambda text: text.replace("title: Small", "title: Other")):
+            made = jobs(checkout.snakemake(config, "--dry-run"))
+            assert (made["collect"], "cell" in made) == (1, False)
+        (gone,) = results.glob("runs/split-digits/derpp/**/seed1/record.json")
+        gone.rename(checkout.folder / "kept.json")
+        assert jobs(checkout.snakemake(config, "--dry-run"))["cell"] == 1
+        (checkout.folder / "kept.json").rename(gone)
+        assert "Nothing to be done" in checkout.snakemake(config, "--dry-run")
+    finally:
+        shutil.rmtree(memory, ignore_errors=True)
+        (checkout.folder / "aside").rename(memory)
+
+
+def test_a_mistake_in_the_code_costs_no_record(checkout, config: str) -> None:
+    results = checkout.folder / "results/small"
+    before = {path: path.read_bytes() for path in results.glob("runs/**/record.json")}
+    source = checkout.folder / "sparcl/policies/dgm.py"
+    with edit(source, lambda text: text.replace("        chosen = {}\n", "        chosen = dict(run.nothing)\n")):
+        assert "2 cells failed:" in checkout.snakemake(config, status=1)
+        assert {path: path.read_bytes() for path in results.glob("runs/**/record.json")} == before
+        table = results / "tables/all_cells.csv"
+        checkout.snakemake(config, "--config", "partial=true", "--", "results/small/tables/all_cells.csv")
+        assert table.read_text().count("AttributeError") == 2
+    with edit(source, lambda text: text + "\ndef (\n"):
+        assert "SyntaxError" in checkout.snakemake(config, status=1)
+    checkout.snakemake(config)
+    assert {path: path.read_bytes() for path in results.glob("runs/**/record.json")} == before
+    assert "Nothing to be done" in checkout.snakemake(config, "--dry-run")
 
 
 def test_edited_analysis_makes_tables_anew_and_trains_nothing(checkout, config: str) -> None:

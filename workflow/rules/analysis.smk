@@ -8,6 +8,7 @@ rule collect:
     """Read every record once; one that is damaged or not the planned one stops the analysis here."""
     input:
         records(),
+        outdated,
     output:
         f"{RESULTS}/collected/results.csv.gz",
         f"{RESULTS}/collected/provenance.json",

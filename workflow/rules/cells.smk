@@ -18,6 +18,7 @@ if not PARTIAL:
         params:
             stream=PLAN["stream"]["name"],
             options=stream_options,
+            files=PLAN["stream"].get("files"),  # of own images: another folder is checked anew
         shell:
             launch(
                 "sparcl data --stream {params.stream} {params.options:q} > {output:q} 2> {log:q}"
@@ -27,8 +28,9 @@ if not PARTIAL:
         """Train and evaluate one cell. An interrupted run continues from the checkpoint beside its record."""
         input:
             checked_data,
+        # An old record stays until the new one is complete: no mistake in the code costs what was measured.
         output:
-            f"{RESULTS}/runs/{{cell}}/record.json",
+            update(f"{RESULTS}/runs/{{cell}}/record.json"),
         log:
             f"{RESULTS}/runs/{{cell}}/log.txt",
         conda:
@@ -61,7 +63,7 @@ if not PARTIAL:
             f"{RESULTS}/logs/timing.txt",
         conda:
             "../../environment.yml"
-        threads: workflow.cores or 2
+        threads: min(workflow.cores or 2, 256)  # what `sparcl time` takes
         params:
             cells=TIMED,
         shell:

@@ -25,6 +25,7 @@ import analysis
 import sparcl
 from analysis import catalog
 from sparcl import groups
+from sparcl.errors import RunError, UserError
 
 session.prepare()
 planning.check_cores(workflow.cores)
@@ -42,7 +43,8 @@ if workflow.is_main_process:
         bool({*workflow.config_settings.config} - {"partial"}),
     )
 else:
-    PLAN = planning.read(Path("results", str(config["name"]), "plan.json"))
+    default = Path("results", str(config["name"]), "plan.json")
+    PLAN = planning.read(os.environ.get(session.PLAN, default))
 
 RESULTS = f"results/{PLAN['name']}"
 PLAN_FILE = f"{RESULTS}/plan.json"
@@ -69,6 +71,17 @@ TIMED = planning.digest(
 # The stream's check, which cells wait for.
 DATA = f"{RESULTS}/data.txt"
 
+# Snakemake knows what jobs were made with as long as its folder `.snakemake` is there. Beside results of another clone,
+# records of another identity and a tidy table of another plan are found by what they say themselves: their jobs have a
+# file among their inputs that is newer than they are.
+NOW = ".snakemake/now"
+STALE, IS_COLLECTED = set(), True
+if workflow.is_main_process and not PARTIAL:
+    STALE = planning.stale(PLAN, Path(RESULTS))
+    IS_COLLECTED = not STALE and planning.is_collected(PLAN, Path(RESULTS))
+    Path(NOW).parent.mkdir(exist_ok=True)
+    Path(NOW).touch()
+
 
 def launch(command):
     """Return the shell command of a job. What stands here is no parameter: no job becomes stale by it."""
@@ -89,8 +102,15 @@ def records():
 
 def checked_data(wildcards):
     """Return what a cell waits for: the stream's check. An old record does not become stale by its absence."""
+    if wildcards.cell in STALE:
+        return [ancient(DATA), NOW]
     is_old = Path(RESULTS, "runs", wildcards.cell, "record.json").exists()
     return [] if is_old and not Path(DATA).exists() else ancient(DATA)
+
+
+def outdated(wildcards):
+    """Return what makes the tidy table stale where the one that lies there is not of this plan."""
+    return [] if IS_COLLECTED else NOW
 
 
 def stream_options(wildcards):
@@ -146,12 +166,16 @@ COLLECTED = {
 
 
 onstart:
-    if not session.start(is_local=workflow.local_exec):
-        logger.error(
-            "error: another run is at work in this folder; wait for it or stop it"
-        )
+    try:
+        is_free = session.start(Path(PLAN_FILE), workflow.local_exec)
+        problem = "" if is_free else session.BUSY
+        if is_free:
+            planning.write(PLAN, Path(PLAN_FILE))
+    except (OSError, UserError, RunError) as error:
+        problem = str(error)
+    if problem:
+        logger.error(f"error: {problem}")
         sys.exit(2)
-    planning.write(PLAN, Path(PLAN_FILE))
     # For its limit of jobs a second Snakemake goes over all waiting jobs, again and again, the more often the more have
     # ended: half a core after a hundred cells of a large matrix. Only a cluster needs the limit.
     if workflow.local_exec:

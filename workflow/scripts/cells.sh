@@ -11,13 +11,13 @@ fi
 python=${PYTHON:-python3}
 "$python" -m sparcl plan --config "$1"
 results=results/$("$python" -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["name"])' "$1")
-exec 9> "$results/cells.lock"
+exec 9< "$results"
 flock --nonblock 9 || { # which every cell inherits
     echo "error: $results: other cells are at work here; try again when they are done" >&2
     exit 2
 }
 "$python" - "$results" <<'PYTHON' | timeout --kill-after 30 "$3" xargs -0 -r -P "$2" -I '{}' \
-    "$python" -m sparcl run --results "$results" --quiet --cell '{}' || status=$?
+    "$python" -m sparcl run --results "$results" --quiet --cell '{}' &
 import json, pathlib, sys
 folder = pathlib.Path(sys.argv[1])
 for entry in json.loads((folder / "plan.json").read_text())["cells"]:
@@ -28,9 +28,14 @@ for entry in json.loads((folder / "plan.json").read_text())["cells"]:
     if found != entry["identity"]:  # of other code: sparcl run says so
         print(json.dumps(entry["cell"], sort_keys=True), end="\0")
 PYTHON
-exec 9>&-
-flock --timeout 60 "$results/cells.lock" true || : # until the last cell has left its checkpoint
-if [ "${status:-0}" -eq 124 ]; then
+cells=$! # a process group of its own, which Ctrl-C does not reach
+trap 'kill "$cells" 2> /dev/null || :' INT TERM HUP
+status=0
+wait "$cells" || status=$?
+wait "$cells" 2> /dev/null || : # after a signal
+exec 9<&-
+flock --timeout 60 "$results" true || : # until the last cell has left its checkpoint
+if [ "$status" -eq 124 ]; then
     echo "time is up after $3 seconds: the same command goes on"
 fi
-exit "${status:-0}"
+exit "$status"

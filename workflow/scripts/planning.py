@@ -66,18 +66,47 @@ def make(matrix: Mapping[str, Any], files: Sequence[str | Path], is_overridden: 
     return json.loads(done.stdout)
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: str | Path) -> dict[str, Any]:
     """Return the plan that the main process has written before it started any job."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def stale(plan: Mapping[str, Any], results: Path) -> set[str]:
+    """Return the cells whose record is of another identity than the plan's.
+
+    One that cannot be read is left to the analysis, which refuses it by name.
+    """
+    found = set()
+    for entry in plan["cells"]:
+        try:
+            identity = json.loads((results / "runs" / entry["path"] / "record.json").read_bytes())["identity"]
+        except (OSError, ValueError, TypeError, LookupError, RecursionError):
+            continue
+        if identity != entry["identity"]:
+            found.add(entry["path"])
+    return found
+
+
+def is_collected(plan: Mapping[str, Any], results: Path) -> bool:
+    """Return whether the tidy table, where there is one, is of this plan, and every record that it needs is there."""
+    try:
+        of = json.loads((results / "collected/provenance.json").read_bytes())["plan_sha256"]
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        of = None
+    there = all((results / "runs" / entry["path"] / "record.json").exists() for entry in plan["cells"])
+    return of == hashlib.sha256(_text(plan).encode()).hexdigest() and there
 
 
 def write(plan: Mapping[str, Any], path: Path) -> None:
     """Write a plan as ``sparcl plan`` does, unless it stands there already."""
     from sparcl.files import atomic
 
-    text = json.dumps(plan, indent=1, sort_keys=True, allow_nan=False) + "\n"
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        atomic.write_text(path, text)
+    if not path.exists() or path.read_bytes() != _text(plan).encode():
+        atomic.write_text(path, _text(plan))
+
+
+def _text(plan: Mapping[str, Any]) -> str:
+    return json.dumps(plan, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 def digest(value: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
@@ -20,6 +19,9 @@ from typing import Any
 
 ZYGOTE = "SPARCL_ZYGOTE"
 """Environment variable of the jobs: the socket of the run's zygote (``zygote.py``)."""
+PLAN = "SPARCL_PLAN"
+"""Environment variable of the jobs: the run's plan. A config that is edited meanwhile names no other."""
+BUSY = "another run is at work in this folder; wait for it or stop it"
 _kept: list[Any] = []  # open until the process ends
 
 
@@ -37,15 +39,24 @@ def prepare() -> None:
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 
-def start(is_local: bool) -> bool:
-    """Begin a run: take the lock, heed signals, and start the zygote where jobs run on this machine.
+def start(plan: Path, is_local: bool) -> bool:
+    """Begin a run: take the locks, heed signals, and start the zygote where jobs run on this machine.
+
+    Args:
+        plan: plan.json in the folder of the results, which other clones may share.
 
     Returns:
-        Whether the folder is free; where another run is at work, nothing has been begun.
+        Whether both folders are free; where another run is at work, nothing has been begun.
+
+    Raises:
+        OSError: a folder cannot be made.
     """
     _state.began = time.time()
-    if not _lock(Path(".snakemake/run.lock")):
+    plan.parent.mkdir(parents=True, exist_ok=True)
+    Path(".snakemake").mkdir(exist_ok=True)
+    if not (_lock(os.open(".snakemake/run.lock", os.O_RDWR | os.O_CREAT)) and _lock(os.open(plan.parent, os.O_RDONLY))):
         return False
+    os.environ[PLAN] = str(plan.resolve())
     _heed_signals(is_local)
     os.environ.pop(ZYGOTE, None)
     if is_local:
@@ -67,16 +78,12 @@ def refused(logs: Iterable[Path]) -> bool:
     return False
 
 
-def _lock(path: Path) -> bool:
-    """Take the lock of the folder, in place of Snakemake's own, which outlives a Snakemake that is killed."""
-    path.parent.mkdir(exist_ok=True)
-    lock = path.open("a")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    _kept.append(lock)
-    return True
+def _lock(handle: int) -> bool:
+    """Take a lock, in place of Snakemake's own, which outlives a Snakemake that is killed."""
+    from sparcl.files import locks
+
+    _kept.append(handle)
+    return locks.lock(handle)
 
 
 def _heed_signals(is_local: bool) -> None:
