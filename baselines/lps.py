@@ -21,9 +21,9 @@ with both masks fixed. Task-IL only: the task says which weights, and which shar
 What comes from where. The problem, the updates, fresh weights for each task, plain training before ADMM, M starting at
 1, rho 0.01 with three tenfold rounds, a sharing ratio of 0.9, and plain training and retraining each as long as one
 round (200 epochs each, so a fifth of the task) are those of the authors' code (neu-spiral/LPSforLifelong). Our reading:
-3 updates a round for both pairs (the code updates Z and U every 3 epochs, Y and K every 10), since a task is far
-shorter here; the kept share of a layer's free weights is the same for every task, as PackNet's, so that their rows
-compare (the code gives later tasks equal shares of the layer); the last task is pruned like the others (the code keeps
+3 updates of Z and Y a round, 2 of U and K, which start at 0 (the code updates Z and U every 3 epochs, Y and K every
+10), since a task is far shorter here; the kept share of a layer's free weights is the same for every task, as
+PackNet's, so that their rows compare (the code gives later tasks equal shares of the layer); the last task is pruned like the others (the code keeps
 its plainly trained weights); what is not maskable freezes after the first task, but batch normalization is one per
 task, since fresh weights change what it sees (the authors' networks have none; frozen after the first task, the loss
 diverges on Split-CIFAR-10 within 4 steps of the second); the suite's SGD, without Adam, cosine schedule, mixup and
@@ -79,7 +79,7 @@ class LPS(Isolation):
     )
     rho: float = parameter(0.01, "ADMM's penalty in the first round", low=0)
     rounds: int = parameter(3, "ADMM rounds; rho grows tenfold from one to the next", low=1, high=10)
-    updates: int = parameter(3, "parts of a round, each of which begins with an update of Z, U, Y and K", low=1)
+    updates: int = parameter(3, "parts of a round: each begins with Z and Y, all but the first with U and K too", low=1)
     sharing: str = parameter("learned", "which earlier weights a task uses", choices=("learned", "all", "none"))
     share: float = parameter(0.9, "fraction of the earlier weights that a task shares", low=0, high=1)
 
