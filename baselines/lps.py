@@ -23,11 +23,11 @@ What comes from where. The problem, the updates, fresh weights for each task, pl
 round (200 epochs each, so a fifth of the task) are those of the authors' code (neu-spiral/LPSforLifelong). Our reading:
 3 updates of Z and Y a round, 2 of U and K, which start at 0 (the code updates Z and U every 3 epochs, Y and K every
 10), since a task is far shorter here; the kept share of a layer's free weights is the same for every task, as
-PackNet's, so that their rows compare (the code gives later tasks equal shares of the layer); the last task is pruned like the others (the code keeps
-its plainly trained weights); what is not maskable freezes after the first task, but batch normalization is one per
-task, since fresh weights change what it sees (the authors' networks have none; frozen after the first task, the loss
-diverges on Split-CIFAR-10 within 4 steps of the second); the suite's SGD, without Adam, cosine schedule, mixup and
-label smoothing; the last weights count, not those of the best test accuracy.
+PackNet's, so that their rows compare (the code gives later tasks equal shares of the layer); the last task is pruned
+like the others (the code keeps its plainly trained weights); what is not maskable freezes after the first task, but
+batch normalization is one per task, since fresh weights change what it sees (the authors' networks have none; frozen
+after the first task, the loss diverges on Split-CIFAR-10 within 4 steps of the second); the suite's SGD, without Adam,
+cosine schedule, mixup and label smoothing; the last weights count, not those of the best test accuracy.
 ``sharing: all`` shares every earlier weight (as PackNet does), ``sharing: none`` none.
 
 FLOPs. Executed: as PackNet, but where M is learned, during ADMM, every weight has a gradient (that of M at the frozen
