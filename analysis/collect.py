@@ -115,17 +115,16 @@ def _read(plan: Plan, file: Path, entry: CellEntry, facts: Facts) -> Record | No
     if not file.resolve().is_relative_to(plan.runs.resolve()):
         raise UserError(f"{file}: expected a file inside {plan.runs}, found a link to somewhere else")
     record = records.read(file)
-    wanted, found = ({**cell, **cell.get("params", {})} for cell in (entry["cell"], record["cell"]))
-    wanted, found = ({key: value for key, value in flat.items() if key != "params"} for flat in (wanted, found))
+    wanted, found = _flat(entry["cell"]), _flat(record["cell"])
     if different := sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key)):
         key = different[0]
         raise UserError(
             f"{file}: record of another cell: '{key}' is {one_line(found.get(key), 60)}, "
             f"the plan says {one_line(wanted.get(key), 60)}"
         )
-    if record["identity"] != entry["identity"] and os.path.lexists(file.with_name(FAILURE)):
-        return None  # its cell has been run again since, and failed
     if record["identity"] != entry["identity"]:
+        if _failure(file.with_name(FAILURE)).get("identity") == entry["identity"]:
+            return None
         raise UserError(
             f"{file}: record of other code, data or library versions (identity {record['identity'][:12]}, "
             f"the plan says {entry['identity'][:12]}); run the cell again or remove the file"
@@ -139,15 +138,27 @@ def _read(plan: Plan, file: Path, entry: CellEntry, facts: Facts) -> Record | No
     return record
 
 
+def _flat(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a cell's settings with its parameters among them, so that a difference names one."""
+    params = cell.get("params")
+    return {**cell, **params, "params": None} if isinstance(params, dict) else dict(cell)
+
+
 def _absent(failed: Path) -> tuple[str, str]:
     """Return status and reason of a cell without a record."""
     if not os.path.lexists(failed):
         return NOT_RUN, NOT_RUN
-    try:
-        error = json.loads(failed.read_text(encoding="utf-8"))["error"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        error = f"{failed.name} cannot be read"
+    error = _failure(failed).get("error", f"{failed.name} cannot be read")
     return FAILED, "failed: " + one_line(error, 200).encode(errors="replace").decode()
+
+
+def _failure(failed: Path) -> dict[str, Any]:
+    """Return what failed.json says; nothing where it is not there or cannot be read."""
+    try:
+        found = json.loads(failed.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _foreign(plan: Plan) -> list[str]:

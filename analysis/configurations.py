@@ -109,7 +109,7 @@ def reference_of(
 ) -> Configuration | None:
     """What ``row`` is compared with: the plan's reference method at the same buffer, trained under the same protocol.
 
-    A sparse row's is at the same sparsity, or dense; a dense row's is at its lowest sparsity among ``rows``, those of
+    A sparse row's is at the same sparsity, else dense; a dense row's is at its lowest sparsity among ``rows``, those of
     the table. With ``same_learner`` the reference's policies, if any, on the row's own learner (SparCL-ER for RigL-ER).
     None for the reference itself and where the plan has no such cell.
     """
@@ -117,7 +117,7 @@ def reference_of(
     wanted = (bundle, row.learner if same_learner else learner, row.buffer, row.conditions)
     named = [c for c in pool if (c.bundle, c.learner, c.buffer, c.conditions) == wanted and not c.setting and learner]
     if row.sparsity:
-        found = [c for c in named if c.sparsity == row.sparsity or not bundle]
+        found = [c for level in (row.sparsity, 0.0) for c in named if c.sparsity == level]
     else:
         shown = {c.key for c in rows}
         found = sorted((c for c in named if c.key in shown), key=lambda c: c.sparsity)

@@ -410,7 +410,7 @@ class SparsityPolicy(Policy):
             shapes: of the maskable weights.
             sizes: training images of each task.
         """
-        if getattr(self, "distribution", "uniform") == "uniform":
+        if getattr(self, "distribution", "") != "erk":
             return dict.fromkeys(shapes, cell.sparsity)
         counts = allocate(shapes, cell.sparsity, "erk")
         return {name: 1 - counts[name] / shape.numel() for name, shape in shapes.items()}

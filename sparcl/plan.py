@@ -158,7 +158,7 @@ def write(plan: Plan, results: Path) -> Path | None:
         unchanged = False
     if unchanged:
         return target
-    if not locks.is_free(target.parent):
+    if not locks.is_free(target.parent / locks.RUN):
         return None
     atomic.write_text(target, text)
     return target

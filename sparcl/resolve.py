@@ -186,7 +186,8 @@ def _parameters(
 
 def fits(path: str | Path, cell: Cell) -> bool:
     """Return whether a hyper-parameter file says anything of a cell."""
-    return bool(_fitting(Path(path), cell.as_dict(), methods.get(cell.method).parameters()))
+    known = methods.get(cell.method).parameters() | {f"protocol.{k}": p for k, p in Protocol.parameters.items()}
+    return bool(_fitting(Path(path), cell.as_dict(), known))
 
 
 def _fitting(path: Path, plain: Mapping[str, Any], known: Mapping[str, Parameter]) -> dict[str, Any]:

@@ -69,9 +69,9 @@ def _matrix_methods(scene: Scene, buffer: int) -> list[list[Configuration]]:
             if c.learner == learner and c.buffer == buffer and c.n and abs(c.sparsity - scene.focus) < 1e-9
         ]
         ours = [c for c in level if c.bundle == scene.highlight]
-        most = max((c.n for c in level), default=0)
-        others = [c for c in level if c.bundle not in (scene.highlight, RELEASED) and c.n == most]
-        others.sort(key=lambda c: -c.mean("class_il"))
+        rivals = [c for c in level if c.bundle not in (scene.highlight, RELEASED)]
+        most = max((c.n for c in rivals), default=0)
+        others = sorted((c for c in rivals if c.n == most), key=lambda c: -c.mean("class_il"))
         row = [bounds[number] if number < 2 else None, scene.find(learner, 0.0, buffer), *ours[:1], *others[:2]]
         grid.append([c for c in row if c is not None])
     return grid

@@ -65,10 +65,10 @@ def _reference_text(results: Results, rows: Iterable[Configuration], same_learne
     plan, (bundle, learner) = results.plan, results.plan.reference_parts
     if not learner:
         return "the reference (this matrix names none)"
-    if not bundle:
+    if not bundle and not any(plan.methods[plan.reference]["policies"].values()):
         name = "the dense learner" if same_learner else plan.methods[plan.reference]["label"]
         return f"{name}, same {'learner and ' if same_learner else ''}buffer"
-    if same_learner:
+    if same_learner and bundle:
         text = f"{plan.bundles.get(bundle, bundle)} on the same learner, buffer and sparsity"
     else:
         text = f"{plan.methods[plan.reference]['label']}, same buffer and sparsity"

@@ -6,14 +6,17 @@ import fcntl
 import os
 from pathlib import Path
 
+RUN = "run.lock"
+"""In the folder of a matrix: held by the run that is at work there."""
 
-def lock(handle: int, wait: bool = False) -> bool:
+
+def lock(handle: int) -> bool:
     """Lock an open file or folder for this process alone; return whether it is ours.
 
-    A file system without locks counts as locked. With ``wait`` the answer comes when another process has let go.
+    A file system without locks counts as locked.
     """
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
@@ -21,10 +24,10 @@ def lock(handle: int, wait: bool = False) -> bool:
     return True
 
 
-def is_free(folder: Path) -> bool:
-    """Return whether no process holds ``folder``."""
+def is_free(path: Path) -> bool:
+    """Return whether no process holds the file ``path``."""
     try:
-        handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         return True
     try:

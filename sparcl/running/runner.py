@@ -113,6 +113,8 @@ def run_cell(
             shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
     if earlier["provenance"]["data"] != stream.digest:
         raise UserError(f"{folder / RECORD}: a record of other data is here; --force replaces it")
+    with contextlib.suppress(OSError):  # of a later attempt, with a mistake that has been undone
+        (folder / FAILED).unlink(missing_ok=True)
     return earlier
 
 
@@ -239,7 +241,8 @@ def _run(
         raise
     except Exception as error:  # a mistake in a baseline's code, too, is told beside the record
         with contextlib.suppress(RunError, UserError):  # where the disk is full, that is what must be told
-            atomic.write_text(folder / FAILED, json.dumps(_failure(run, error), indent=1) + "\n")
+            failure = {"identity": wanted, **_failure(run, error)}
+            atomic.write_text(folder / FAILED, json.dumps(failure, indent=1) + "\n")
         raise
     shutil.rmtree(saved.parent, ignore_errors=True)
     return complete

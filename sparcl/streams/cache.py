@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import logging
@@ -32,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from sparcl.errors import RunError, UserError
-from sparcl.files import atomic, locks
+from sparcl.files import atomic
 from sparcl.streams.source import Facts, Source
 
 FOLDER = ".sparcl-cache"
@@ -78,7 +79,7 @@ def open_images(source: Source, root: Path, options: Mapping[str, Any], facts: F
             raise UserError(f"{folder}: expected a folder that can be written to ({error.strerror})") from error
         log.warning("%s: not writable; %s is decoded into memory", folder, source.name)
         return _decode_into_memory(source, root, options, facts)
-    with _locked(lock):
+    with _locked(lock, folder / "lock"):
         cached = _read(folder, source.code(), fingerprint)
         if cached is None:
             log.info("decoding the images of %s into %s", source.name, folder)
@@ -90,9 +91,13 @@ def open_images(source: Source, root: Path, options: Mapping[str, Any], facts: F
 
 
 @contextlib.contextmanager
-def _locked(handle: int) -> Iterator[None]:
+def _locked(handle: int, path: Path) -> Iterator[None]:
+    """Hold an exclusive lock, which the system lets go of when the process dies, however it dies."""
     try:
-        locks.lock(handle, wait=True)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            raise RunError(f"{path}: could not be locked ({error.strerror})") from error
         yield
     finally:
         os.close(handle)

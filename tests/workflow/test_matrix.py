@@ -455,14 +455,20 @@ def test_the_first_estimate_counts_what_the_kernel_computes() -> None:
     assert estimate("static-derpp", 0.9) - beside == pytest.approx(0.1 * (masked - beside), rel=0.05)
 
 
-@pytest.mark.parametrize("where", [{"stream": "split-cifar10"}, {"method": "derpp"}])
-def test_a_hyper_parameter_file_for_other_cells_is_refused(where: dict, tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("where", "is_refused"),
+    [({"stream": "split-cifar10"}, True), ({"method": "derpp"}, True), ({"method": "er"}, False)],
+)
+def test_a_hyper_parameter_file_for_other_cells_is_refused(where, is_refused, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
+    name = f"{'-'.join(where.values())}.yaml"  # files are read once
     values = {"components": [{"where": where, "values": {"protocol.momentum": 0.5}}]}
-    (tmp_path / "tuned.yaml").write_text(json.dumps(values))
-    assert problems(changed(hyperparameters="tuned.yaml")) == [
-        "hyperparameters: tuned.yaml has nothing for a cell of this matrix"
-    ]
+    (tmp_path / name).write_text(json.dumps(values))
+    config = changed(hyperparameters=name)
+    if is_refused:
+        assert problems(config) == [f"hyperparameters: {name} has nothing for a cell of this matrix"]
+    else:
+        assert {cell.params["protocol.momentum"] for cell in matrix.from_dict(config).cells} == {0.5}
 
 
 def test_the_first_estimate_has_room_for_an_evaluation() -> None:
@@ -477,7 +483,7 @@ def test_a_plan_is_not_written_under_a_run(tmp_path: Path, capsys) -> None:
     made = plan.make(matrix.from_dict(changed()))
     path = plan.write(made, tmp_path)
     assert path is not None
-    handle = os.open(path.parent, os.O_RDONLY)
+    handle = os.open(path.parent / locks.RUN, os.O_RDWR | os.O_CREAT)
     try:
         assert locks.lock(handle)
         before = path.read_bytes()

@@ -37,7 +37,9 @@ rule results:
     params:
         **COLLECTED,
     shell:
-        f"cp {{input.collected:q}} {RESULTS} 2> {{log:q}}"
+        "for file in {input.collected:q}; do "
+        f'name={RESULTS}/$(basename "$file") && cp "$file" "$name.part" && mv "$name.part" "$name" || exit 1; '
+        "done 2> {log:q}"
 
 
 rule table:

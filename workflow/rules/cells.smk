@@ -20,9 +20,9 @@ if not PARTIAL:
             options=stream_options,
             files=PLAN["stream"].get("files"),  # of own images: another folder is checked anew
         shell:
-            launch(
-                "sparcl data --stream {params.stream} {params.options:q} > {output:q} 2> {log:q}"
-            )
+            "("
+            + launch("sparcl data --stream {params.stream} {params.options:q}")
+            + " > {output:q}.part 2> {log:q}) && mv {output:q}.part {output:q}"
 
     rule cell:
         """Train and evaluate one cell. An interrupted run continues from the checkpoint beside its record."""

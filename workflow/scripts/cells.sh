@@ -11,7 +11,7 @@ fi
 python=${PYTHON:-python3}
 "$python" -m sparcl plan --config "$1"
 results=results/$("$python" -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["name"])' "$1")
-exec 9< "$results"
+exec 9>> "$results/run.lock"
 flock --nonblock 9 || { # which every cell inherits
     echo "error: $results: other cells are at work here; try again when they are done" >&2
     exit 2
@@ -33,8 +33,8 @@ trap 'kill "$cells" 2> /dev/null || :' INT TERM HUP
 status=0
 wait "$cells" || status=$?
 wait "$cells" 2> /dev/null || : # after a signal
-exec 9<&-
-flock --timeout 60 "$results" true || : # until the last cell has left its checkpoint
+exec 9>&-
+flock --timeout 60 "$results/run.lock" true || : # until the last cell has left its checkpoint
 if [ "$status" -eq 124 ]; then
     echo "time is up after $3 seconds: the same command goes on"
 fi

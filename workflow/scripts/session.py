@@ -54,7 +54,7 @@ def start(plan: Path, is_local: bool) -> bool:
     _state.began = time.time()
     plan.parent.mkdir(parents=True, exist_ok=True)
     Path(".snakemake").mkdir(exist_ok=True)
-    if not (_lock(os.open(".snakemake/run.lock", os.O_RDWR | os.O_CREAT)) and _lock(os.open(plan.parent, os.O_RDONLY))):
+    if not (_lock(Path(".snakemake")) and _lock(plan.parent)):
         return False
     os.environ[PLAN] = str(plan.resolve())
     _heed_signals(is_local)
@@ -78,10 +78,11 @@ def refused(logs: Iterable[Path]) -> bool:
     return False
 
 
-def _lock(handle: int) -> bool:
-    """Take a lock, in place of Snakemake's own, which outlives a Snakemake that is killed."""
+def _lock(folder: Path) -> bool:
+    """Take the lock of a folder, in place of Snakemake's own, which outlives a Snakemake that is killed."""
     from sparcl.files import locks
 
+    handle = os.open(folder / locks.RUN, os.O_RDWR | os.O_CREAT)
     _kept.append(handle)
     return locks.lock(handle)
 
