@@ -136,6 +136,16 @@ def test_several_short_cells_in_one_job(slurm: None, checkout: Any) -> None:
     (job,) = squeue("%i")[before:]
     assert detail(job, "NumCPUs") == "1"
 
+    # A mistake in the code costs no record, and the same command runs the cells again.
+    files = list((checkout.folder / "results/short").glob("runs/**/record.json"))
+    old = {path: path.read_bytes() for path in files}
+    checkout.replace("sparcl/trainer.py", "    replays = run.learner.replay(run)\n", "    replays = run.nothing\n")
+    for _ in range(2):
+        command = ("-m", "snakemake", *OPTIONS, *groups, "--retries", "0", "--configfile", name, "--", "cells")
+        assert "cells to run: 4" in checkout.run(*command, status=1)
+        assert {path: path.read_bytes() for path in files} == old
+    checkout.replace("sparcl/trainer.py", "    replays = run.nothing\n", "    replays = run.learner.replay(run)\n")
+
 
 def test_an_interrupt_cancels_the_jobs_which_leave_checkpoints(slurm: None, checkout: Any) -> None:
     name = checkout.write("stopped.yaml", STOPPED)
