@@ -157,7 +157,9 @@ def problems(found: Sequence[Check]) -> list[str]:
                 what = "doubling the epochs moves" if check.moved else "the last doubling of the epochs moved"
                 lines.append(f"{name}: {what} learning accuracy (Class-IL, Task-IL) by {moves} points")
             elif math.isnan(check.late):
-                lines.append(f"{name}: nothing shows that they are: no pilot, no fall of the loss over four epochs")
+                lines.append(
+                    f"{name}: nothing shows tasks to be learned (no pilot, no fall of the loss over four epochs)"
+                )
             else:
                 lines.append(
                     f"{name}: the last quarter of the epochs still makes {100 * check.late:.0f} % of the loss's fall"

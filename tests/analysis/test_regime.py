@@ -103,7 +103,7 @@ def test_losses_that_still_fall_are_named_in_tables_and_report(tmp_path):
 @pytest.mark.parametrize("losses", [[2.0], [3.0, 2.0], [1.0, 2.0, 2.0, 2.0]])
 def test_losses_that_show_nothing_do_not_pass(tmp_path, losses):
     (line,) = regime.problems(regime.checks(made(tmp_path, losses=losses)))
-    assert line.endswith("nothing shows that they are: no pilot, no fall of the loss over four epochs")
+    assert line.endswith("nothing shows tasks to be learned (no pilot, no fall of the loss over four epochs)")
 
 
 def test_fine_tuning_must_be_well_below_replay(tmp_path):
