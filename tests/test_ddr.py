@@ -36,7 +36,7 @@ def test_other_schedules_by_hand() -> None:
 
 
 @given(
-    size=st.integers(0, 20_000),
+    size=st.integers(1, 20_000),
     proportion=st.floats(0, 0.99),
     cutoff=st.integers(1, 12),
     interval=st.integers(1, 8),
