@@ -12,6 +12,7 @@ from analysis.contrasts import (
     DENSE,
     HIGHER,
     LOWER,
+    METRICS,
     NOT_TESTED,
     NOT_TOLD,
     OURS,
@@ -20,7 +21,7 @@ from analysis.contrasts import (
     analysis_of,
     findings,
     pooled,
-)  # fmt: skip
+)
 from analysis.frames import Results
 from analysis.gain import Effect
 from analysis.statistics import ALPHA, Paired
@@ -36,8 +37,6 @@ GAIN = "config/split-digits-gain.yaml (its committed table: results/reference/sp
 FEW = 8
 """Exceptions that an answer names itself; more stand among its comparisons only."""
 LEDGERS = {"executed": "flops_executed", "by the paper's count": "flops_paper"}
-METRICS = {"class_il": "Class-IL", "task_il": "Task-IL"}
-"""What answers call the metric of the contrasts."""
 
 
 @dataclass(frozen=True)

@@ -119,8 +119,8 @@ def reference_of(
     if row.sparsity:
         found = [c for level in (row.sparsity, 0.0) for c in named if c.sparsity == level]
     else:
-        shown = {c.key for c in rows}
-        found = sorted((c for c in named if c.key in shown), key=lambda c: c.sparsity)
+        here = {c.key for c in rows}
+        found = sorted((c for c in named if c.key in here), key=lambda c: c.sparsity)
     return found[0] if found and found[0].key != row.key else None
 
 

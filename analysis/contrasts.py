@@ -27,6 +27,8 @@ OURS = "sparcl"
 """The bundle that is compared with every rival, planned or not."""
 RELEASED = "sparcl-released"
 """SparCL as its released code has it: no rival of SparCL."""
+METRICS = {"class_il": "Class-IL", "task_il": "Task-IL"}
+"""What tables and answers call the metrics that a contrast may be of."""
 UNPLANNED = Analysis(
     metric="class_il", smallest_difference=2.0, alpha=statistics.ALPHA, power=0.8, correction="holm", contrasts=[]
 )

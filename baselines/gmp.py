@@ -27,6 +27,7 @@ from sparcl.masks import MaskSet
 from sparcl.methods import policy
 from sparcl.parameters import parameter
 from sparcl.policies.static import DISTRIBUTION
+from sparcl.protocol import Protocol
 
 
 def ramp(fraction: float) -> float:
@@ -99,7 +100,7 @@ class GMP(SparsityPolicy):
         """The mean over all steps: the convention knows no ramp, and a task that starts dense is not free."""
         mean = 0.0
         for task, size in enumerate(sizes):
-            steps = cell.epochs * -(-size // cell.batch_size)
+            steps = cell.epochs * cell.component(Protocol).steps(size, cell.batch_size)
             mean += size / sum(sizes) * fmean(self.level(task, done, steps) for done in range(steps))
         final = super().published_sparsity(shapes, cell, sizes)
         return {name: sparsity * mean for name, sparsity in final.items()}

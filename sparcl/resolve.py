@@ -171,7 +171,7 @@ def _parameters(
     method: methods.Method, plain: Mapping[str, Any], given: dict[str, Any], extra: str | Path | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return every parameter of the method's components, and those that differ from what the name alone gives."""
-    known = method.parameters() | {f"protocol.{k}": p for k, p in Protocol.parameters.items()}
+    known = _known(method)
     for key in given:
         if key not in known:
             raise UserError(f"{key}: unknown parameter of {method.name}{suggest(key, known)}")
@@ -186,8 +186,12 @@ def _parameters(
 
 def fits(path: str | Path, cell: Cell) -> bool:
     """Return whether a hyper-parameter file says anything of a cell."""
-    known = methods.get(cell.method).parameters() | {f"protocol.{k}": p for k, p in Protocol.parameters.items()}
-    return bool(_fitting(Path(path), cell.as_dict(), known))
+    return bool(_fitting(Path(path), cell.as_dict(), _known(methods.get(cell.method))))
+
+
+def _known(method: methods.Method) -> dict[str, Parameter]:
+    """Return the parameters that a cell of ``method`` has, by "component.key"."""
+    return method.parameters() | {f"protocol.{key}": value for key, value in Protocol.parameters.items()}
 
 
 def _fitting(path: Path, plain: Mapping[str, Any], known: Mapping[str, Parameter]) -> dict[str, Any]:

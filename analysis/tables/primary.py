@@ -6,13 +6,13 @@ from typing import Any
 
 from analysis import regime
 from analysis.configurations import missing_of, plain
-from analysis.contrasts import analysis_of, compared, findings
+from analysis.contrasts import METRICS, analysis_of, compared, findings
 from analysis.frames import Results
 from analysis.tables.columns import SEEDS
 from analysis.tables.comparison import conditions_note
 from analysis.typeset import Column, Row, Table
 
-METRICS = {"class_il": "Class-IL", "task_il": "Task-IL", "learning_class_il": "Learning accuracy"}
+SHOWN = {**METRICS, "learning_class_il": "Learning accuracy"}
 
 FRESH = (
     Column("fresh", "Fresh seeds", "difference", "points"), Column("fresh_p", "Fresh: p", "p"),
@@ -29,9 +29,9 @@ def table(results: Results) -> Table:
     """The planned contrasts and the exploratory ones, averaged over the settings that both sides have."""
     analysis, found = analysis_of(results), findings(results)
     since = results.plan.config.get("fresh_from")
-    shown = [*METRICS, "fresh"] if since else [*METRICS]
+    shown = [*SHOWN, "fresh"] if since else [*SHOWN]
     metric, margin = analysis["metric"], analysis["smallest_difference"]
-    others = [key for key in METRICS if key != metric]
+    others = [key for key in SHOWN if key != metric]
     made = []
     for finding in found:
         contrast, paired = finding.contrast, finding.paired
@@ -56,11 +56,11 @@ def table(results: Results) -> Table:
     numbers = ("diff", "ci_low", "ci_high")
     columns = [
         Column("contrast", "Difference"), Column("planned", "Planned", "flag"),
-        Column("settings", "Settings", "integer"), Column(metric, METRICS[metric], "difference", "points"),
+        Column("settings", "Settings", "integer"), Column(metric, SHOWN[metric], "difference", "points"),
         Column("p_corrected", "p", "p"), Column("p_within", f"p, within {margin:g} points", "p"),
         Column("verdict", "Verdict"), Column("excluded", "Excluded"),
         Column("below", "Lower in", "integer", "settings"), *(FRESH if since else ()),
-        *(Column(key, METRICS[key], "difference", "points") for key in others),
+        *(Column(key, SHOWN[key], "difference", "points") for key in others),
         Column("flops", "FLOPs, second / first", "ratio", digits=2),
         *(Column(f"{key}_{number}", "", "number", csv_only=True) for key in shown for number in numbers),
         *(Column(key, "", csv_only=True) for key in ("first", "second")),

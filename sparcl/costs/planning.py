@@ -41,6 +41,12 @@ class Setting:
     costs: tuple[LayerCost, ...]
 
     @property
+    def maskable(self) -> dict[str, torch.nn.Parameter]:
+        """The weights that masks may cover, by name."""
+        weights = dict(self.model.named_parameters())
+        return {name: weights[name] for name in models.maskable(self.model)}
+
+    @property
     def sizes(self) -> list[int]:
         """Samples in the pool of each stretch of training."""
         if self.parts.learner.offline:
@@ -80,8 +86,7 @@ def _has_own_network(parts: Parts) -> bool:
 def executed(cell: Cell) -> tuple[dict[str, Any], bool]:
     """Return the planned ledger of ``cell`` (as a record holds it, FLOPs), and whether it is an approximation."""
     plan = setting(cell)
-    weights = dict(plan.model.named_parameters())
-    container = masks.MaskSet({name: weights[name] for name in models.maskable(plan.model)})
+    container = masks.MaskSet(plan.maskable)
     book, parts, sizes = Ledger(plan.costs), plan.parts, plan.sizes
     tests = sum(plan.info.test_sizes)
     approximate = _draws_may_fall_short(plan) or parts.learner.plans_approximately(plan.info, cell)
@@ -182,8 +187,7 @@ def paper(cell: Cell, costs: Sequence[LayerCost] | None = None) -> dict[str, Any
     """
     plan = setting(cell)
     costs, parts, sizes = plan.costs if costs is None else costs, plan.parts, list(plan.info.train_sizes)
-    weights = dict(plan.model.named_parameters())
-    shapes = {name: weights[name].shape for name in models.maskable(plan.model)}
+    shapes = {name: weight.shape for name, weight in plan.maskable.items()}
     left = parts.sparsity.published_sparsity(shapes, cell, sizes)
     fraction = parts.data.published_fraction(cell.epochs)
     masked = parts.gradient.published_sparsity(cell.sparsity)
@@ -270,7 +274,7 @@ def _facts(cell: Cell) -> dict[str, Any]:
         gradient,
     )
     images = images_at_once(cell)
-    maskable = set(plan.model.maskable_names)
+    maskable = plan.maskable
     others = [p for n, p in plan.model.named_parameters() if n not in maskable]
     return {
         "flops_paper": published["training"],

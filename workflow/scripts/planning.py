@@ -101,8 +101,9 @@ def write(plan: Mapping[str, Any], path: Path) -> None:
     """Write a plan as ``sparcl plan`` does, unless it stands there already."""
     from sparcl.files import atomic
 
-    if not path.exists() or path.read_bytes() != _text(plan).encode():
-        atomic.write_text(path, _text(plan))
+    text = _text(plan)
+    if not path.exists() or path.read_bytes() != text.encode():
+        atomic.write_text(path, text)
 
 
 def _text(plan: Mapping[str, Any]) -> str:
