@@ -21,10 +21,10 @@ from analysis.contrasts import (
     analysis_of,
     findings,
     pooled,
+    verdict,
 )
 from analysis.frames import Results
-from analysis.gain import Effect
-from analysis.statistics import ALPHA, Paired
+from analysis.statistics import Paired
 from analysis.typeset import TIMES, difference, fixed, p_equals
 from sparcl.groups import budgets
 
@@ -67,11 +67,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        if self.paired.n < 2 or math.isnan(self.p_fdr):
-            return NOT_TESTED
-        if self.p_fdr >= ALPHA:
-            return NOT_TOLD
-        return HIGHER if self.paired.mean > 0 else LOWER
+        return verdict(self.paired.mean, self.p_fdr)
 
     def line(self) -> str:
         """Return the comparison as one line of text: difference in points, verdict, p, n."""
@@ -81,11 +77,7 @@ class Comparison:
 
 def compare_all(pairs: Iterable[tuple[str, Configuration, Configuration]], metric: str) -> list[Comparison]:
     """Paired differences of ``metric``, first minus second; false-discovery rate controlled over all of them."""
-    return _corrected(_compared(pairs, metric))
-
-
-def _compared(pairs: Iterable[tuple[str, Configuration, Configuration]], metric: str) -> list[tuple[str, Paired]]:
-    return [(what, statistics.compare(a.seeds(metric), b.seeds(metric))) for what, a, b in pairs]
+    return _corrected([(what, statistics.compare(a.seeds(metric), b.seeds(metric))) for what, a, b in pairs])
 
 
 def _corrected(found: Sequence[tuple[str, Paired]]) -> list[Comparison]:
@@ -196,15 +188,13 @@ def _times(ratios: Iterable[float]) -> str:
 
 def _gain(
     ours: Sequence[Configuration], pool: Sequence[Configuration], contrasts: Sequence[Finding], metric: str,
-    parts: Sequence[Effect],
+    parts: Sequence[Comparison],
 ) -> Claim | None:  # fmt: skip
     averages = [c for c in contrasts if {c.contrast.first, c.contrast.second} == {OURS, DENSE} and c.paired.n]
     pairs = [(f"{_where(c)} against {dense.label}", c, dense) for c in ours if (dense := dense_of(c, pool))]
     pairs, best = pairs if _add_something(averages) else [], _best_of_each(ours, pool)
-    named = [(" ".join(filter(None, (e.name, e.where and f"({e.where})"))), e.found["class_il"]) for e in parts]
-    found = _corrected([*_compared([*pairs, *best], "class_il"), *named])
-    made_of, tops = {what for what, _ in named}, {what for what, *_ in best}
-    singly = [c for c in found if c.what not in tops | made_of]
+    found, tops = compare_all([*pairs, *best], "class_il"), {what for what, *_ in best}
+    singly = [c for c in found if c.what not in tops]
     answers = []
     if averages:
         lines = "; ".join(c.line() for c in averages)
@@ -228,7 +218,7 @@ def _gain(
         "Measured: " + ". ".join(text[0].upper() + text[1:] if index else text for index, text in enumerate(answers))
         + ("" if parts else "."),
         [c.line() for c in singly],
-        [c.line() for c in found if c.what in made_of],
+        [c.line() for c in parts],
     )  # fmt: skip
 
 
@@ -262,10 +252,13 @@ def _class_il(c: Configuration) -> float:
     return -math.inf if math.isnan(value) else value
 
 
-def _parts(results: Results) -> list[Effect]:
-    """Return the effects that say what a gain over dense training is made of."""
-    found = gain.effects(results, ["class_il"])
-    return [e for e in found if e.kind == "main" or (e.kind == "comparison" and e.name.endswith(f"minus {DENSE}"))]
+def _parts(results: Results) -> list[Comparison]:
+    """Return the effects of table gain that say what a gain over dense training is made of, tested as there."""
+    return [
+        Comparison(f"{e.name} ({e.where})" if e.where else e.name, e.found["class_il"], e.p_fdr)
+        for e in gain.effects(results, ["class_il"])
+        if e.kind == "main" or (e.kind == "comparison" and e.name.endswith(f"minus {DENSE}"))
+    ]
 
 
 def _against_baselines(

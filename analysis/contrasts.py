@@ -36,6 +36,13 @@ UNPLANNED = Analysis(
 HIGHER, LOWER, NOT_TOLD, NOT_TESTED = "higher", "lower", "not told apart", "not tested"
 
 
+def verdict(mean: float, p: float) -> str:
+    """Return what an exploratory test of a difference says, by its corrected ``p`` (nan: there was no test)."""
+    if math.isnan(p):
+        return NOT_TESTED
+    return NOT_TOLD if p >= statistics.ALPHA else HIGHER if mean > 0 else LOWER
+
+
 @dataclass(frozen=True)
 class Contrast:
     """Two bundles of policies, and the settings that both have: pairs of (first, second).

@@ -8,10 +8,11 @@ seed, averaged over all other factors and over the group's learners, buffers and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from analysis import contrasts, frames, protocols
+from analysis import contrasts, frames, protocols, statistics
 from analysis.configurations import Configuration, configurations
 from analysis.frames import Results
 from analysis.statistics import Paired
@@ -63,6 +64,7 @@ class Effect:
         pairs: how many pairs of cells (of an interaction: of pairs) a seed's value is averaged over.
         short: what figures call it.
         at_low, at_high: of an interaction, the first factor's effect in Class-IL at the second's levels.
+        p_fdr: of Class-IL, with false-discovery-rate control over all effects.
     """
 
     kind: str
@@ -73,10 +75,14 @@ class Effect:
     short: str = ""
     at_low: Paired | None = None
     at_high: Paired | None = None
+    p_fdr: float = math.nan
 
 
 def effects(results: Results, metrics: Iterable[str] = ("class_il", "task_il")) -> list[Effect]:
-    """Return the comparisons that a paper could make, the main effects, and the interactions of two factors."""
+    """Return the comparisons that a paper could make, the main effects, and the interactions of two factors.
+
+    ``metrics`` has "class_il", which is tested.
+    """
     metrics = tuple(metrics)
     cells, labels = cells_of(results)
     crossed = factors(cells, labels)
@@ -85,7 +91,9 @@ def effects(results: Results, metrics: Iterable[str] = ("class_il", "task_il")) 
         made.append(_effect("main", factor.name, "", _pairs(cells, factor), metrics))
     for index, one in enumerate(crossed):
         made += [_interaction(cells, one, other, metrics) for other in crossed[index + 1 :] if one.axis != other.axis]
-    return [effect for effect in made if effect.pairs]
+    made = [effect for effect in made if effect.pairs]
+    adjusted = statistics.fdr([effect.found["class_il"].p for effect in made])
+    return [replace(effect, p_fdr=p) for effect, p in zip(made, adjusted, strict=True)]
 
 
 def cells_of(results: Results) -> tuple[Cells, dict[str, str]]:

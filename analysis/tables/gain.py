@@ -6,9 +6,8 @@ from typing import Any
 
 from analysis import frames, gain, regime
 from analysis.configurations import configurations, missing_of
-from analysis.contrasts import HIGHER, LOWER, NOT_TESTED, NOT_TOLD
+from analysis.contrasts import verdict
 from analysis.frames import Results
-from analysis.statistics import ALPHA, fdr
 from analysis.tables.columns import SEEDS
 from analysis.typeset import Column, Row, Table
 from sparcl.groups import GAIN
@@ -18,15 +17,14 @@ KINDS = {"comparison": "SparCL as compared", "main": "main effect", "interaction
 
 def table(results: Results) -> Table:
     """The effects of the crossed design."""
-    found = gain.effects(results)
-    adjusted = fdr([effect.found["class_il"].p for effect in found])
     made = []
-    for effect, p in zip(found, adjusted, strict=True):
+    for effect in gain.effects(results):
         paired, other = effect.found["class_il"], effect.found["task_il"]
         values: dict[str, Any] = {
             "kind": KINDS[effect.kind], "name": effect.name, "where": effect.where, "class_il": paired,
-            "task_il": other, "at_high": effect.at_high, "at_low": effect.at_low, "p": paired.p, "p_fdr": p,
-            "verdict": _verdict(paired.mean, p), "pairs": effect.pairs, "class_il_sd": paired.sd, "n": paired.n,
+            "task_il": other, "at_high": effect.at_high, "at_low": effect.at_low, "p": paired.p,
+            "p_fdr": effect.p_fdr, "verdict": verdict(paired.mean, effect.p_fdr), "pairs": effect.pairs,
+            "class_il_sd": paired.sd, "n": paired.n,
         }  # fmt: skip
         for key in ("class_il", "task_il", "at_high", "at_low"):
             if (one := values[key]) is not None:
@@ -56,9 +54,3 @@ def table(results: Results) -> Table:
     missing = missing_of(configurations(frames.in_group(results.frame, GAIN)))
     title = f"What the gain is made of, on {results.plan.stream['label']}"
     return Table("gain", title, columns, made, notes, missing)
-
-
-def _verdict(mean: float, p: float) -> str:
-    if p != p:
-        return NOT_TESTED
-    return NOT_TOLD if p >= ALPHA else HIGHER if mean > 0 else LOWER

@@ -19,6 +19,7 @@ from analysis.figures import gain as figure
 from analysis.figures import style
 from analysis.figures.scene import Scene
 from analysis.protocols import HEAD, REPLAY
+from analysis.typeset import p_equals
 
 TRAINING = {"dense": "derpp", "static": "static-derpp", "rigl": "rigl-derpp", "tdm+dgm": "tdm-dgm-derpp"}
 REMOVING = {"dense": "ddr-derpp", "static": "static-ddr-derpp", "rigl": "rigl-ddr-derpp", "tdm+dgm": "sparcl-derpp"}
@@ -215,6 +216,10 @@ def test_the_first_claim_refers_to_it(crossed, rows):
     assert names[0].startswith("SparCL minus dense (each by its source")
     value = float(one(rows, name="SparCL minus dense", where=gain.BY_SOURCE)["class_il_diff"])
     assert f": {value:+.2f}".replace("-", "\u2212") in claim.highlights[0]
+    told = {f"{row['name']} ({row['where']})" if row["where"] else row["name"]: row for row in rows}
+    for line in claim.highlights:  # one effect has one p and one verdict, in table and report
+        (row,) = (row for what, row in told.items() if line.startswith(f"{what}: "))
+        assert f" points, {row['verdict']} ({p_equals(float(row['p_fdr']))}, n = {row['n']})" in line
 
 
 @pytest.mark.parametrize("sparse", [("rigl-derpp", "rigl-erk-derpp"), ("rigl-erk-derpp", "rigl-derpp")])
