@@ -1,14 +1,22 @@
 #!/bin/sh
 # usage: cells.sh CONFIG JOBS SECONDS
 # Run the cells of a matrix without Snakemake, JOBS at a time, for at most SECONDS: for a machine that is lent for minutes
-# and has the package's own dependencies, but not its extra `bench`. Called again it goes on from records and checkpoints;
-# tables, figures and the report of results/<name> are made elsewhere (docs/pipeline.md, "GPUs").
+# and has the package's own dependencies, but not its extra `bench`. The first seed of every row comes first. Called again
+# it goes on from records and checkpoints; tables, figures and the report of results/<name> are made elsewhere
+# (docs/pipeline.md, "GPUs"). An archive of images that came in parts, FILE.part-aa, FILE.part-ab, ..., is joined.
 set -eu
 if [ $# -ne 3 ]; then
     sed -n 's/^# \(usage: .*\)/error: \1/p' "$0" >&2
     exit 2
 fi
 python=${PYTHON:-python3}
+for first in "${SPARCL_DATA:-data}"/*.part-aa; do
+    whole=${first%.part-aa}
+    if [ -e "$first" ] && [ ! -e "$whole" ]; then
+        cat "$whole".part-?? > "$whole.joined"
+        mv "$whole.joined" "$whole"
+    fi
+done
 "$python" -m sparcl plan --config "$1"
 results=results/$("$python" -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["name"])' "$1")
 exec 9>> "$results/run.lock"
@@ -20,7 +28,8 @@ flock --nonblock 9 || { # which every cell inherits
     "$python" -m sparcl run --results "$results" --quiet --cell '{}' &
 import json, pathlib, sys
 folder = pathlib.Path(sys.argv[1])
-for entry in json.loads((folder / "plan.json").read_text())["cells"]:
+cells = json.loads((folder / "plan.json").read_text())["cells"]
+for entry in sorted(cells, key=lambda entry: entry["cell"]["seed"]):
     try:
         found = json.loads((folder / "runs" / entry["path"] / "record.json").read_text())["identity"]
     except (OSError, ValueError, LookupError, TypeError):
