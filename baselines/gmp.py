@@ -56,10 +56,10 @@ class GMP(SparsityPolicy):
         last = round(self.end * steps)
         return 1.0 if done >= last else ramp(done // self.interval * self.interval / last)
 
-    def counts(self, masks_: MaskSet, sparsity: float, level: float) -> dict[str, int]:
+    def counts(self, container: MaskSet, sparsity: float, level: float) -> dict[str, int]:
         """Return the weights per layer at ``level`` = s_t / s_f."""
-        final = masks.allocate(masks_.shapes, sparsity, self.distribution)
-        sizes = {name: shape.numel() for name, shape in masks_.shapes.items()}
+        final = masks.allocate(container.shapes, sparsity, self.distribution)
+        sizes = {name: shape.numel() for name, shape in container.shapes.items()}
         return {name: size - round((size - final[name]) * level) for name, size in sizes.items()}
 
     # -- the run ---------------------------------------------------------------------------------------------------
@@ -90,8 +90,8 @@ class GMP(SparsityPolicy):
         run.note_update(run.masks.replace(kept).pruned, 0)
 
     # -- plan ------------------------------------------------------------------------------------------------------
-    def planned_counts(self, masks_: MaskSet, sparsity: float, clock: Clock) -> dict[str, int]:
-        return self.counts(masks_, sparsity, self.level(clock.task, clock.task_step, clock.task_steps))
+    def planned_counts(self, container: MaskSet, sparsity: float, clock: Clock) -> dict[str, int]:
+        return self.counts(container, sparsity, self.level(clock.task, clock.task_step, clock.task_steps))
 
     @accounting
     def published_sparsity(

@@ -307,7 +307,7 @@ class LightCL(Learner):
 
     def planned_replay(self, cell: Cell, protocol: Protocol, task: int, seen: int) -> int:
         info = streams.describe(cell.stream, dict(cell.stream_options))
-        return min(self.images, info.train_sizes[task]) if task else 0
+        return min([self.images, *info.train_sizes[task : task + 1]]) if task else 0
 
     def plan_begin_task(self, book: Ledger, cell: Cell, task: int, size: int) -> None:
         if task:
@@ -401,8 +401,8 @@ class Channels(SparsityPolicy):
             exist[name], before = mask, name
         run.masks.adopt(exist)
 
-    def planned_counts(self, masks_: MaskSet, sparsity: float, clock: Clock) -> dict[str, int]:
-        return channel_counts(masks_.shapes, sparsity)
+    def planned_counts(self, container: MaskSet, sparsity: float, clock: Clock) -> dict[str, int]:
+        return channel_counts(container.shapes, sparsity)
 
 
 method("lightcl", "LightCL", "sibling", "lightcl", sparsity="channels")

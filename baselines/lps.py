@@ -231,26 +231,26 @@ class LPS(Isolation):
         return {name: (owner == last) | self.shared[str(last)][name] for name, owner in self.owner.items()}
 
     # -- plan and checkpoint ---------------------------------------------------------------------------------------
-    def planned_counts(self, masks: MaskSet, sparsity: float, clock: Clock) -> dict[str, int]:
-        sizes = {name: parameter.numel() for name, parameter in masks.parameters.items()}
+    def planned_counts(self, container: MaskSet, sparsity: float, clock: Clock) -> dict[str, int]:
+        sizes = {name: parameter.numel() for name, parameter in container.parameters.items()}
         if not self.is_pruned(clock):
             if clock.task and self.sharing == "none":
                 return {name: size - partition(size, sparsity, clock.task)[0] for name, size in sizes.items()}
             return sizes
-        return self.planned_view(masks, sparsity, clock, clock.task)
+        return self.planned_view(container, sparsity, clock, clock.task)
 
     def planned_learning(
-        self, masks: MaskSet, weights: dict[str, int], sparsity: float, clock: Clock
+        self, container: MaskSet, weights: dict[str, int], sparsity: float, clock: Clock
     ) -> dict[str, int]:
         pruned = self.is_pruned(clock)
         if clock.task_step in self.admm(clock) and self.sharing == "learned":
             return weights
-        parts = {name: partition(p.numel(), sparsity, clock.task) for name, p in masks.parameters.items()}
+        parts = {name: partition(p.numel(), sparsity, clock.task) for name, p in container.parameters.items()}
         return {name: kept if pruned else kept + free for name, (_, kept, free) in parts.items()}
 
-    def planned_view(self, masks: MaskSet, sparsity: float, clock: Clock, task: int) -> dict[str, int]:
+    def planned_view(self, container: MaskSet, sparsity: float, clock: Clock, task: int) -> dict[str, int]:
         last = min(task, clock.task)
-        parts = {name: partition(p.numel(), sparsity, last) for name, p in masks.parameters.items()}
+        parts = {name: partition(p.numel(), sparsity, last) for name, p in container.parameters.items()}
         return {name: kept + self.share_count(earlier) for name, (earlier, kept, _) in parts.items()}
 
     def state(self) -> dict[str, Any]:

@@ -380,12 +380,12 @@ class Tickets(SparsityPolicy):
 
     # -- plan and checkpoint ---------------------------------------------------------------------------------------
     def planned_learning(
-        self, masks: MaskSet, weights: dict[str, int], sparsity: float, clock: Clock
+        self, container: MaskSet, weights: dict[str, int], sparsity: float, clock: Clock
     ) -> dict[str, int] | None:
         return None
 
-    def planned_view(self, masks: MaskSet, sparsity: float, clock: Clock, task: int) -> dict[str, int]:
-        return {name: ticket_count(p, units_per_block(sparsity)) for name, p in masks.parameters.items()}
+    def planned_view(self, container: MaskSet, sparsity: float, clock: Clock, task: int) -> dict[str, int]:
+        return {name: ticket_count(p, units_per_block(sparsity)) for name, p in container.parameters.items()}
 
     def planned_frozen(self, model: Classifier, sparsity: float, clock: Clock) -> set[str]:
         return dense_layers(model) if clock.task and self.protect == "winners" else set()

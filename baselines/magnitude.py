@@ -61,9 +61,9 @@ class Magnitude(SparsityPolicy):
             run.note_update(pruned, 0)
 
     # -- plan ------------------------------------------------------------------------------------------------------
-    def planned_counts(self, masks_: MaskSet, sparsity: float, clock: Clock) -> dict[str, int]:
+    def planned_counts(self, container: MaskSet, sparsity: float, clock: Clock) -> dict[str, int]:
         dense = clock.task == 0 and clock.epoch < self.warmup
-        return masks.allocate(masks_.shapes, 0.0 if dense else sparsity, self.distribution)
+        return masks.allocate(container.shapes, 0.0 if dense else sparsity, self.distribution)
 
     @accounting
     def published_sparsity(

@@ -39,22 +39,22 @@ class PackNet(Isolation):
         run.masks.restrict_gradients(kept)
         run.note_update(pruned, 0)
 
-    def planned_counts(self, masks: MaskSet, sparsity: float, clock: Clock) -> dict[str, int]:
-        sizes = {name: parameter.numel() for name, parameter in masks.parameters.items()}
+    def planned_counts(self, container: MaskSet, sparsity: float, clock: Clock) -> dict[str, int]:
+        sizes = {name: parameter.numel() for name, parameter in container.parameters.items()}
         if not self.is_pruned(clock):
             return sizes
         return {name: sum(partition(size, sparsity, clock.task)[:2]) for name, size in sizes.items()}
 
     def planned_learning(
-        self, masks: MaskSet, weights: dict[str, int], sparsity: float, clock: Clock
+        self, container: MaskSet, weights: dict[str, int], sparsity: float, clock: Clock
     ) -> dict[str, int]:
         pruned = self.is_pruned(clock)
-        parts = {name: partition(p.numel(), sparsity, clock.task) for name, p in masks.parameters.items()}
+        parts = {name: partition(p.numel(), sparsity, clock.task) for name, p in container.parameters.items()}
         return {name: kept if pruned else kept + free for name, (_, kept, free) in parts.items()}
 
-    def planned_view(self, masks: MaskSet, sparsity: float, clock: Clock, task: int) -> dict[str, int]:
+    def planned_view(self, container: MaskSet, sparsity: float, clock: Clock, task: int) -> dict[str, int]:
         last = min(task, clock.task)
-        return {n: sum(partition(p.numel(), sparsity, last)[:2]) for n, p in masks.parameters.items()}
+        return {n: sum(partition(p.numel(), sparsity, last)[:2]) for n, p in container.parameters.items()}
 
 
 method("packnet", "PackNet", "isolation", "finetune", task_il_only=True, sparsity="packnet")

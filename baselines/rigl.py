@@ -104,8 +104,8 @@ class RigL(SparsityPolicy):
         return gradient
 
     # -- plan ------------------------------------------------------------------------------------------------------
-    def planned_counts(self, masks_: MaskSet, sparsity: float, clock: Clock) -> dict[str, int]:
-        return masks.allocate(masks_.shapes, sparsity, self.distribution)
+    def planned_counts(self, container: MaskSet, sparsity: float, clock: Clock) -> dict[str, int]:
+        return masks.allocate(container.shapes, sparsity, self.distribution)
 
 
 bundle("rigl-ddr", "RigL+DDR", "ablation", {}, sparsity="rigl", data="ddr")

@@ -66,5 +66,5 @@ class SET(SparsityPolicy):
         run.note_update(pruned, grown)
 
     # -- plan ------------------------------------------------------------------------------------------------------
-    def planned_counts(self, masks_: MaskSet, sparsity: float, clock: Clock) -> dict[str, int]:
-        return masks.allocate(masks_.shapes, sparsity, self.distribution)
+    def planned_counts(self, container: MaskSet, sparsity: float, clock: Clock) -> dict[str, int]:
+        return masks.allocate(container.shapes, sparsity, self.distribution)

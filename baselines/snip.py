@@ -64,10 +64,10 @@ class SNIP(SparsityPolicy):
         return {name: masks.top_k(score, counts[name], generator) for name, score in scores.items()}
 
     # -- plan ------------------------------------------------------------------------------------------------------
-    def planned_counts(self, masks_: MaskSet, sparsity: float, clock: Clock) -> dict[str, int] | None:
+    def planned_counts(self, container: MaskSet, sparsity: float, clock: Clock) -> dict[str, int] | None:
         if self.scope == "global" and sparsity > 0:
             return None
-        return masks.allocate(masks_.shapes, sparsity, self.distribution)
+        return masks.allocate(container.shapes, sparsity, self.distribution)
 
     def scored(self, size: int, batch_size: int) -> int:
         """Return how many images of a pool of ``size`` score the weights."""

@@ -177,7 +177,10 @@ def _cell(options: argparse.Namespace) -> Any:
             raise UserError(f"--{name}: missing; name a {name} ('sparcl {name}s' lists them)")
     if "sparsity" not in given and methods.get(given["method"]).is_sparse:
         raise UserError(f"--sparsity: missing; {given['method']} needs one, from 0 (dense) to below 1")
-    return resolve.from_dict(given | {"params": params, "stream_options": stream_options})
+    cell = resolve.from_dict(given | {"params": params, "stream_options": stream_options})
+    if options.buffer and not cell.buffer:
+        raise UserError(f"--buffer: {cell.method} has no memory and needs buffer 0, got {options.buffer}")
+    return cell
 
 
 def _assignments(texts: Sequence[str]) -> Iterator[tuple[str, Any]]:

@@ -388,12 +388,12 @@ class SparsityPolicy(Policy):
         """Whether evaluation must go task by task through :meth:`view`."""
         return type(self).view is not SparsityPolicy.view
 
-    def planned_counts(self, masks: MaskSet, sparsity: float, clock: Clock) -> dict[str, int] | None:
+    def planned_counts(self, container: MaskSet, sparsity: float, clock: Clock) -> dict[str, int] | None:
         """Return the weights per layer in force at ``clock``, as known before a run, or None if data decide."""
-        return {name: parameter.numel() for name, parameter in masks.parameters.items()}
+        return {name: parameter.numel() for name, parameter in container.parameters.items()}
 
     def planned_learning(
-        self, masks: MaskSet, weights: dict[str, int], sparsity: float, clock: Clock
+        self, container: MaskSet, weights: dict[str, int], sparsity: float, clock: Clock
     ) -> dict[str, int] | None:
         """Return how many of the existing ``weights`` per layer this policy lets learn, or None if data decide."""
         return weights
@@ -415,9 +415,9 @@ class SparsityPolicy(Policy):
         counts = allocate(shapes, cell.sparsity, "erk")
         return {name: 1 - counts[name] / shape.numel() for name, shape in shapes.items()}
 
-    def planned_view(self, masks: MaskSet, sparsity: float, clock: Clock, task: int) -> dict[str, int] | None:
+    def planned_view(self, container: MaskSet, sparsity: float, clock: Clock, task: int) -> dict[str, int] | None:
         """Return the weights per layer that :meth:`view` shows for ``task`` after the task of ``clock``."""
-        return self.planned_counts(masks, sparsity, clock)
+        return self.planned_counts(container, sparsity, clock)
 
 
 class GradientPolicy(Policy):
@@ -429,7 +429,7 @@ class GradientPolicy(Policy):
         Weights that begin to learn here have a gradient in this step only if ``gradients_wanted`` asked for it.
         """
 
-    def planned_counts(self, masks: MaskSet, weights: dict[str, int], clock: Clock) -> dict[str, int]:
+    def planned_counts(self, container: MaskSet, weights: dict[str, int], clock: Clock) -> dict[str, int]:
         """Return the learning weights per layer at ``clock``, given the existing ``weights``."""
         return weights
 

@@ -86,10 +86,14 @@ class Parameter:
 
     def _range(self) -> str:
         if self.low is not None and self.high is not None:
-            return f" from {self.low:g} to {self.high:g}"
+            return f" from {_amount(self.low)} to {_amount(self.high)}"
         if self.low is not None:
-            return f" of at least {self.low:g}"
-        return "" if self.high is None else f" of at most {self.high:g}"
+            return f" of at least {_amount(self.low)}"
+        return "" if self.high is None else f" of at most {_amount(self.high)}"
+
+
+def _amount(limit: float) -> str:
+    return f"{int(limit):,}" if limit == int(limit) else f"{limit:g}"
 
 
 def parameter(

@@ -63,6 +63,8 @@ def make(
         raise UserError(f"sparsity: {method} has no sparsity policy and needs sparsity 0, got {sparsity!r}")
     if not chosen.needs_memory:
         checked["buffer"] = 0
+    if checked["precision"] == "tf32" and checked["device"] == "cpu":
+        raise UserError("precision: tf32 is a mode of GPUs, without effect on a CPU: expected float32 or bfloat16")
     if checked["model"] not in models.names():
         raise UserError(f"model: unknown name {checked['model']!r}{suggest(checked['model'], models.names())}")
     plain = {"stream": stream, "method": method} | checked

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from sparcl import cli, resolve
+from sparcl import cli, methods, resolve
 from sparcl.costs import planning
 
 CIFAR = ("--stream", "split-cifar10", "--buffer", "500")
@@ -32,8 +32,6 @@ def test_parameters_are_those_of_the_name_and_of_the_stream(capsys) -> None:
 
 
 def test_values_on_a_stream_are_those_of_its_cells() -> None:
-    from sparcl import methods
-
     for name in ("rigl-erk-derpp", "sparcl-er", "lwta", "ewc"):
         sparse = 0.5 if methods.get(name).is_sparse else 0.0
         made = resolve.make("split-digits", name, sparse, 20).params
@@ -52,6 +50,9 @@ def test_values_on_a_stream_are_those_of_its_cells() -> None:
         (("run", *CIFAR, "--method", "rigl-er"), "--sparsity: missing"),
         (("bench", "--rouns", "3"), "sparcl bench: unrecognized arguments: --rouns 3; 'sparcl bench --help' lists"),
         (("flops", *CIFAR, "--method", "rigl-er", "--sparsity", "1.2"), "a number from 0 to below 1, got 1.2"),
+        (("flops", *CIFAR, "--method", "ewc"), "--buffer: ewc has no memory and needs buffer 0, got 500"),
+        (("flops", *CIFAR, "--method", "er", "--precision", "tf32"), "precision: tf32 is a mode of GPUs"),
+        (("flops", *CIFAR, "--method", "er", "--width", "0"), "width: expected a whole number from 1 to 4,096, got 0"),
     ],
 )
 def test_bad_input_is_one_line(capsys, arguments: tuple[str, ...], expected: str) -> None:
@@ -80,7 +81,8 @@ def test_flops_gives_the_published_saving_on_the_phone(sparsity: float, saved: i
 
 @pytest.mark.parametrize("method", ["sparcl-derpp", "rigl-er", "packnet", "lightcl", "lwta"])
 def test_layers_add_up_in_every_ledger(capsys, method: str) -> None:
-    arguments = ("flops", "--stream", "split-digits", "--buffer", "50", "--method", method, "--sparsity", "0.5")
+    buffer = "50" if methods.get(method).needs_memory else "0"
+    arguments = ("flops", "--stream", "split-digits", "--buffer", buffer, "--method", method, "--sparsity", "0.5")
     found = json.loads(printed(capsys, *arguments, "--json", "--layers"))
     for ledger in ("paper", "dense"):
         assert sum(found[ledger]["layers"].values()) == pytest.approx(found[ledger]["training"])

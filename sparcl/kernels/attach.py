@@ -9,6 +9,8 @@ from sparcl.kernels import library, rule
 from sparcl.kernels.network import Network, layers_of
 from sparcl.models import Classifier
 
+COMPILE = "with a C compiler: python -m sparcl.kernels.build"
+
 
 def shapes_of(model: Classifier) -> list[rule.Shape] | None:
     """Return the shapes of the model's convolutions, None for a network that the sparse kernel does not know.
@@ -33,21 +35,20 @@ def resolved(model: Classifier, kernel: str, sparsity: float, precision: str, de
     Raises:
         ValueError: "sparse" where it cannot run.
     """
-    chosen = rule.resolve(kernel, shapes_of(model), 1 - sparsity, precision, device)
-    if chosen == "dense" or not library.available():
+    if _chosen(model, kernel, sparsity, precision, device) == "dense" or not library.available():
         return {"kernel": "dense", "instruction_set": None}
     return {"kernel": "sparse", "instruction_set": library.instruction_set()}
 
 
 def attach(model: Classifier, kernel: str, sparsity: float, precision: str, device: str) -> Network | None:
-    """Return the sparse kernel for ``model`` if ``kernel`` says so and it is compiled here, None for the dense one.
+    """Return the sparse kernel for ``model`` if ``kernel`` says so, None for the dense one.
 
-    Where the sparse kernel should run and is not compiled, the dense one does, with one warning per process.
+    Where "auto" chooses the sparse kernel and it is not compiled, the dense one runs, with one warning per process.
 
     Raises:
         ValueError: "sparse" where it cannot run.
     """
-    if rule.resolve(kernel, shapes_of(model), 1 - sparsity, precision, device) == "dense":
+    if _chosen(model, kernel, sparsity, precision, device) == "dense":
         return None
     if not library.available():
         _say_once()
@@ -55,9 +56,16 @@ def attach(model: Classifier, kernel: str, sparsity: float, precision: str, devi
     return Network(model)
 
 
+def _chosen(model: Classifier, kernel: str, sparsity: float, precision: str, device: str) -> str:
+    chosen = rule.resolve(kernel, shapes_of(model), 1 - sparsity, precision, device)
+    if kernel == "sparse" and not library.available():
+        raise ValueError(f"kernel: the sparse kernel cannot run here: it is not compiled; {COMPILE}, or take 'auto'")
+    return chosen
+
+
 @functools.cache
 def _say_once() -> None:
     warnings.warn(
-        "the sparse kernel is not compiled here, the dense one runs; with a C compiler: python -m sparcl.kernels.build",
+        f"the sparse kernel is not compiled here, the dense one runs; {COMPILE}",
         stacklevel=3,
     )

@@ -88,10 +88,10 @@ class DGM(GradientPolicy):
             return importance(torch.stack(list(gradients.values())).sum(0), None, 1.0, 0.0)
         return importance(gradients.get("stream"), gradients.get("memory"), self.alpha, self.beta)
 
-    def planned_counts(self, masks_: MaskSet, weights: dict[str, int], clock: Clock) -> dict[str, int]:
+    def planned_counts(self, container: MaskSet, weights: dict[str, int], clock: Clock) -> dict[str, int]:
         return {
             name: min(weights[name], masks.keep_count(parameter.numel(), self.sparsity))
-            for name, parameter in masks_.parameters.items()
+            for name, parameter in container.parameters.items()
         }
 
     @accounting

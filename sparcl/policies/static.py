@@ -28,5 +28,5 @@ class Static(SparsityPolicy):
     def start(self, run: Run) -> None:
         initial_masks(run, self.init, self.distribution)
 
-    def planned_counts(self, masks_: MaskSet, sparsity: float, clock: Clock) -> dict[str, int]:
-        return masks.allocate(masks_.shapes, sparsity, self.distribution)
+    def planned_counts(self, container: MaskSet, sparsity: float, clock: Clock) -> dict[str, int]:
+        return masks.allocate(container.shapes, sparsity, self.distribution)

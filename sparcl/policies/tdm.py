@@ -184,12 +184,12 @@ class TDM(SparsityPolicy):
         self._sums, self._batches = {}, 0
 
     # -- plan and checkpoint ---------------------------------------------------------------------------------------
-    def planned_counts(self, masks_: MaskSet, sparsity: float, clock: Clock) -> dict[str, int] | None:
+    def planned_counts(self, container: MaskSet, sparsity: float, clock: Clock) -> dict[str, int] | None:
         if self.zeros == "drop" and self._without_growth(sparsity, clock):
             return None
         ended = clock.epoch >= clock.epochs
         in_force = sparsity if ended else self.sparsity_at(clock.task, clock.epoch, clock.epochs, sparsity)
-        return masks.allocate(masks_.shapes, in_force, self.distribution)
+        return masks.allocate(container.shapes, in_force, self.distribution)
 
     def _without_growth(self, sparsity: float, clock: Clock) -> bool:
         """Return whether the last update before ``clock`` grew nothing."""

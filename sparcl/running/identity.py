@@ -139,18 +139,25 @@ def module_digest(name: str) -> str:
 
 
 class _Essence(ast.NodeTransformer):
-    """Leaves of a syntax tree what a run does: no docstrings, no functions that only count."""
+    """Leaves of a syntax tree what a run does: no docstrings, no help texts, no functions that only count."""
 
-    def visit_body(self, node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST | None:
-        decorators = {getattr(d, "id", None) for d in getattr(node, "decorator_list", ())}
-        if "accounting" in decorators:
+    def visit_function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST | None:
+        if any(getattr(decorator, "id", None) == "accounting" for decorator in node.decorator_list):
             return None
-        first = node.body[0] if node.body else None
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-            del node.body[0]  # a docstring that is added changes no more than one that is reworded
         return self.generic_visit(node)
 
-    visit_Module = visit_ClassDef = visit_FunctionDef = visit_AsyncFunctionDef = visit_body
+    visit_FunctionDef = visit_AsyncFunctionDef = visit_function
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        """Leave out docstrings, those of a module's and a class's names among them."""
+        return None if isinstance(node.value, ast.Constant) else self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        """Leave out what a parameter says of itself."""
+        if getattr(node.func, "id", None) == "parameter":
+            node.args = node.args[:1]
+            node.keywords = [keyword for keyword in node.keywords if keyword.arg != "help"]
+        return self.generic_visit(node)
 
 
 def code_digest(modules: Iterable[str]) -> str:

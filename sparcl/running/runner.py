@@ -193,7 +193,10 @@ def _run(
     watch_task: Callable[[Run], None],
     stop: Callable[[], bool],
 ) -> Record:
-    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    started = {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "git": environment.git(),  # now: another revision may be checked out before the run ends
+    }
     began = time.perf_counter()
     target, saved, key = folder / RECORD, folder / CHECKPOINT / "state.ckpt", checkpoint_key(wanted, stream.digest)
     if stop():
@@ -302,7 +305,7 @@ def _at(clock: Clock) -> dict[str, int]:
 
 
 def _record(
-    run: Run, wanted: str, diverged: Diverged | None, started: str, seconds: float, threads: int
+    run: Run, wanted: str, diverged: Diverged | None, started: Mapping[str, Any], seconds: float, threads: int
 ) -> dict[str, Any]:
     """Return what only the run can know; what follows from the settings stands in the plan."""
     cell = run.cell
@@ -343,7 +346,7 @@ def _record(
             **identity.kernel_of(cell),
         },
         "measured": {
-            "started": started,
+            **started,
             "wall_seconds": round(seconds, 3),
             "train_seconds": round(run.seconds["train"], 3),
             "evaluation_seconds": round(run.seconds["evaluation"], 3),
@@ -351,7 +354,6 @@ def _record(
             "resumed": run.resumed,
             "threads": threads,
             "hardware": environment.hardware(),
-            "git": environment.git(),
         },
     }
 

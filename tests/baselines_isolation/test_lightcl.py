@@ -191,6 +191,15 @@ def test_fitted_channels_are_the_nearest(sparsity):
     assert fitted <= best
 
 
+def test_a_single_task_has_a_plan():
+    """Of what it executes, although there is no next task whose images it could hold."""
+    chosen = make("lightcl", stream_options={"tasks": 1}, epochs=1)
+    run = Run(chosen, streams.load("split-digits", options={"tasks": 1}))
+    trainer.train(run)
+    run.sync_ledger()
+    assert run.ledger.as_record()["lines"] == planning.executed(chosen)[0]["lines"]
+
+
 def test_channels_of_largest_mean_signed_weight_stay(digits):
     run = Run(make("lightcl", 0.75, width=10), digits)
     before = {name: weight.detach().clone() for name, weight in run.masks.parameters.items()}

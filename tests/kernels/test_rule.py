@@ -59,7 +59,10 @@ def test_without_a_library_the_dense_kernel_runs_and_says_so_once(monkeypatch: p
     attach._say_once.cache_clear()
     model = models.build("resnet8", 4, 5, (1, 8, 8), torch.Generator())
     with pytest.warns(UserWarning, match="not compiled"):
-        assert attach.attach(model, "sparse", 0.9, "float32", "cpu") is None
+        assert attach.attach(model, "auto", 0.9, "float32", "cpu") is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert attach.attach(model, "sparse", 0.9, "float32", "cpu") is None
+        assert attach.attach(model, "auto", 0.9, "float32", "cpu") is None
+    for chosen in (attach.attach, attach.resolved):
+        with pytest.raises(ValueError, match=r"it is not compiled; with a C compiler: .*, or take 'auto'"):
+            chosen(model, "sparse", 0.9, "float32", "cpu")

@@ -13,7 +13,10 @@ from PIL import Image
 from sparcl import matrix, plan, resolve
 from sparcl.running import identity
 
-SOURCE = "class Rule:\n    rate = 1\n\n    def step(self):\n        return self.rate\n"
+SOURCE = (
+    "class Rule:\n    rate = 1\n    width: int = parameter(3, 'how wide', low=1)\n\n"
+    "    def step(self):\n        return self.rate\n"
+)
 
 
 def forget() -> None:
@@ -44,15 +47,21 @@ def digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         SOURCE.replace("    rate", '    """A class, documented."""\n\n    rate'),
         SOURCE.replace("        return", '        """Return it."""\n        return'),
         SOURCE.replace("return self.rate", "return (self . rate)"),
+        SOURCE.replace("rate = 1\n", 'rate = 1\n    """A name, documented."""\n'),
+        SOURCE.replace("'how wide'", "'how wide it is'"),
+        SOURCE.replace("'how wide'", "help='how wide'"),
     ],
-    ids=["comment", "module", "class", "method", "layout"],
+    ids=["comment", "module", "class", "method", "layout", "name", "help", "help-by-name"],
 )
 def test_documentation_and_layout_do_not_count(digest, source: str) -> None:
     assert source != SOURCE
     assert digest(source) == digest(SOURCE)
 
 
-@pytest.mark.parametrize(("old", "new"), [("= 1", "= 2"), ("return self", "return 2 * self"), ("step", "move")])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("= 1", "= 2"), ("return self", "return 2 * self"), ("step", "move"), ("(3", "(4"), ("low=1", "low=2")],
+)
 def test_code_counts(digest, old: str, new: str) -> None:
     assert digest(SOURCE.replace(old, new)) != digest(SOURCE)
 

@@ -19,7 +19,7 @@ from forked import call
 from PIL import Image
 
 from sparcl import cell, components, memory, resolve, streams, trainer
-from sparcl.running import checkpoint, record, runner
+from sparcl.running import checkpoint, environment, record, runner
 from sparcl.streams import augment
 
 TOP = Path(__file__).resolve().parents[2]
@@ -32,6 +32,15 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for part in ("sparcl", "baselines"):
         shutil.copytree(TOP / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
+
+
+def test_a_record_names_the_revision_that_it_was_started_at(small_cell, tmp_path: Path, monkeypatch) -> None:
+    checked_out = {"revision": "a" * 40, "dirty": False}
+    monkeypatch.setattr(environment, "git", lambda: dict(checked_out))
+    done = runner.run_cell(
+        small_cell("er", epochs=1), tmp_path, watch=lambda run: checked_out.update(revision="b" * 40)
+    )
+    assert done["measured"]["git"] == {"revision": "a" * 40, "dirty": False}
 
 
 @pytest.mark.parametrize(

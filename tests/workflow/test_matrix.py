@@ -157,7 +157,7 @@ def test_settings_of_the_protocol_can_be_swept() -> None:
     assert cells[0].path == "split-digits/er/s0.00/b20/seed0"  # the stream's own values
     group["set"] = {"epochs": [0]}
     assert problems(changed(groups={"pilot": group})) == [
-        "groups.pilot: epochs: expected a whole number from 1 to 1e+06, got 0"
+        "groups.pilot: epochs: expected a whole number from 1 to 1,000,000, got 0"
     ]
     group["set"] = {"seed": [0]}
     assert problems(changed(groups={"pilot": group}))[0].startswith("groups.pilot.set: expected component.key")
@@ -205,7 +205,7 @@ def test_patterns_name_every_method_that_matches() -> None:
         ({"groups": {"one": {"methods": ["er", "tdm-er"], "buffers": [2]}}},
          "groups.one.sparsities: missing, tdm-er needs a list of numbers from 0 (dense) to below 1"),
         ({"groups": {"one": {"methods": ["er"], "set": {"../x": [1]}}}}, "groups.one.set: expected component.key"),
-        ({"defaults": {"epochs": 0}}, "defaults.epochs: expected a whole number from 1 to 1e+06, got 0"),
+        ({"defaults": {"epochs": 0}}, "defaults.epochs: expected a whole number from 1 to 1,000,000, got 0"),
         ({"defaults": {"model": "resnet88"}}, "defaults.model: unknown name 'resnet88' (did you mean 'resnet8'?)"),
         ({"defaults": {"params": {"tmd.interval": 1}}}, "groups.one: defaults.params.tmd.interval: unknown parameter"),
         ({"defaults": {"params": {"rigl.alpha": 0.2}}}, "defaults.params.rigl.alpha: no method here has this"),
