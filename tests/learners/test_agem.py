@@ -4,6 +4,7 @@ training makes of it."""
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import float64
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparcl import components, trainer
-from sparcl.learners.agem import project
+from sparcl.learners.agem import AGEM, project
 
 
 def vectors(*values: list[float]) -> dict[str, torch.Tensor]:
@@ -52,9 +53,34 @@ def test_products_go_over_the_weights_that_exist() -> None:
     assert found["w0"][0] == 0
 
 
-def both_gradients(run: trainer.Run, batch: components.Batch, replays: list) -> tuple[list, list]:
+@pytest.mark.parametrize(
+    ("single_head", "after"), [(True, [0, 0, -1 / 2, 1 / 2, 0, 0]), (False, [0, 1 / 5, -4 / 5, 1 / 5, 1 / 5, 1 / 5])]
+)
+def test_the_loss_over_all_outputs_makes_a_conflict(single_head: bool, after: list[float]) -> None:
+    """Six outputs z = w x at w = 0; the task has the classes 2 and 3. Of it x = 1, y = 2; x' = 2, y' = 0 is stored.
+
+    r = (-5, 1, 1, 1, 1, 1) / 3, over all outputs in either case. With a single head g = (0, 0, -1, 1, 0, 0) / 2 is at
+    right angles to it. Without one g = (1, 1, -5, 1, 1, 1) / 6: g.r = -1/3, r.r = 10/3, and g + r / 10 is applied.
+    """
+    model = torch.nn.Linear(1, 6, bias=False, dtype=torch.float64)
+    torch.nn.init.zeros_(model.weight)
+    run = SimpleNamespace(model=model, device=torch.device("cpu"), cell=SimpleNamespace(precision="float32"))
+    run.protocol, run.phase = SimpleNamespace(single_head=single_head), SimpleNamespace(classes=range(2, 4))
+    run.masks, run.term_gradients = SimpleNamespace(gradient=None, weight={}), {}
+    run.logits = lambda *passes: [model(images) for images in passes]
+    image, learner = torch.ones(1, 1, dtype=torch.float64), AGEM()
+    terms, _ = learner.terms(run, image, torch.tensor([2]), [(2 * image, torch.tensor([0]), torch.zeros(1, 6))])
+    sum(terms.values()).backward()
+    learner.adjust_gradients(run)
+    assert model.weight.grad.flatten().tolist() == pytest.approx(after, rel=0, abs=1e-15)
+
+
+def both_gradients(
+    run: trainer.Run, batch: components.Batch, replays: list, single_head: bool
+) -> tuple[list[torch.Tensor], ...]:
+    """Return the gradients of the loss, over the task's classes or all, and of the stored images', over all."""
     model = copy.deepcopy(run.model)
-    first, last = run.phase.classes.start, run.phase.classes.stop
+    first, last = (run.phase.classes.start, run.phase.classes.stop) if single_head else (0, 10)
     losses = (
         float64.cross_entropy(model(batch.images)[:, first:last], batch.labels - first),
         float64.cross_entropy(model(replays[0][0]), replays[0][1]),
@@ -62,10 +88,12 @@ def both_gradients(run: trainer.Run, batch: components.Batch, replays: list) -> 
     return tuple([g.clone() for g in torch.autograd.grad(loss, list(model.parameters()))] for loss in losses)
 
 
+@pytest.mark.parametrize("single_head", [True, False])
 @pytest.mark.parametrize("name", ["agem", "agem_r"])
-def test_steps_by_hand(name: str, small_cell, run_steps) -> None:
-    """w <- w - lr (g - min(0, g.r) / r.r r) over ten steps, some in conflict; r is of all classes."""
-    run = run_steps(small_cell(name, learning_rate=0.1, epochs=3, batch_size=32), 27 + 1)
+def test_steps_by_hand(name: str, single_head: bool, small_cell, run_steps) -> None:
+    """w <- w - lr (g - min(0, g.r) / r.r r) over eight steps, some in conflict; r is of all classes."""
+    params = {"protocol.single_head": single_head}
+    run = run_steps(small_cell(name, learning_rate=0.1, epochs=3, batch_size=32, params=params), 27 + 1)
     assert run.phase.index == 1
     float64.compute_in(run)
     conflicts = 0
@@ -74,7 +102,7 @@ def test_steps_by_hand(name: str, small_cell, run_steps) -> None:
         replays = run.learner.replay(run)
         for name, state in saved.items():
             run.generator(name).set_state(state)
-        g, r = both_gradients(run, batch, replays)
+        g, r = both_gradients(run, batch, replays, single_head)
         product = sum(float((a * b).sum()) for a, b in zip(g, r, strict=True))
         square = sum(float((b * b).sum()) for b in r)
         factor = min(0.0, product) / square

@@ -1,4 +1,5 @@
-"""Online EWC: the Fisher diagonal by hand, its accumulation, the penalty and a whole step in float64."""
+"""Online EWC: the Fisher diagonal by hand and beside mammoth's, its accumulation, the penalty and a whole step in
+float64."""
 
 from __future__ import annotations
 
@@ -50,6 +51,72 @@ def test_fisher_is_over_the_classes_of_the_task_alone() -> None:
     assert torch.allclose(found, expected, rtol=0, atol=1e-14)
 
 
+class Normalized(Softmax):
+    """The same behind a batch normalization of its one channel, which in eval mode leaves an image as it is."""
+
+    def __init__(self, weight: list[list[float]]):
+        super().__init__(weight)
+        self.norm = nn.BatchNorm2d(1, eps=1e-30, affine=False, dtype=torch.float64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(self.norm(x))
+
+
+def mammoths_fisher(model: Softmax, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return 1/N sum p(y) (d log p(y) / dW)^2, p over all outputs, of one image after the other in training mode."""
+    model.train()
+    total = torch.zeros_like(model.weight)
+    for image, label in zip(images, labels, strict=True):
+        log_probability = -float64.cross_entropy(model(image[None]), label[None])
+        total += log_probability.detach().exp() * torch.autograd.grad(log_probability, model.weight)[0] ** 2
+    return total / len(labels)
+
+
+@pytest.mark.parametrize(
+    ("label", "ours", "theirs"), [(0, [1, 1 / 16, 9 / 16], [1 / 2, 1 / 32, 9 / 32]),
+                                  (1, [1, 49 / 16, 9 / 16], [1 / 8, 49 / 128, 9 / 128])]
+)  # fmt: skip
+def test_over_all_outputs_it_is_mammoths_divided_by_the_labels_probability(label: int, ours, theirs) -> None:
+    """p = (1/2, 1/8, 3/8), x = 2: 4 (1[k = y] - p_k)^2 here, and there p_y times that: a half of it or an eighth."""
+    model = Softmax([[0.5 * math.log(4)], [0.0], [0.5 * math.log(3)]])
+    images, labels = torch.full((1, 1, 1, 1), 2.0, dtype=torch.float64), torch.tensor([label])
+    found = fisher_diagonal(model, images, labels, range(3))["weight"]
+    assert found.flatten().tolist() == pytest.approx(ours, rel=0, abs=1e-14)
+    mammoths = mammoths_fisher(model, images, labels)
+    assert mammoths.flatten().tolist() == pytest.approx(theirs, rel=0, abs=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "labels", "ours", "theirs"),
+    [
+        ([1 / 10] * 10, [0, 1], [1 / 4] * 2 + [0] * 8, [0.041] * 2 + [0.001] * 8),
+        ([9 / 20, 1 / 20, 5 / 20, 5 / 20], [0, 0], [0.01, 0.01, 0, 0], [0.136125, 0.001125, 0.028125, 0.028125]),
+    ],
+    ids=["more", "less"],
+)
+def test_with_a_single_head_it_is_more_than_mammoths_or_less(probabilities, labels, ours, theirs) -> None:
+    """Untrained outputs, the task's classes 0 and 1: p = 1/2 each here, so 1/4 for both; there p = 1/10, so for both
+    1/10 (0.9^2 + 0.1^2) / 2, and 1/10 0.1^2 for the others: 5 times as much in all. With class 0 learned, other outputs
+    being high: p = (9, 1) / 10 here, so 0.1^2 for both; there 9/20 (11, 1, 5, 5)^2 / 400: a tenth of it in all.
+    """
+    model = Softmax([[math.log(p)] for p in probabilities])
+    images = torch.ones(2, 1, 1, 1, dtype=torch.float64)
+    found = fisher_diagonal(model, images, torch.tensor(labels), range(2))["weight"]
+    assert found.flatten().tolist() == pytest.approx(ours, rel=0, abs=1e-14)
+    mammoths = mammoths_fisher(model, images, torch.tensor(labels))
+    assert mammoths.flatten().tolist() == pytest.approx(theirs, rel=0, abs=1e-14)
+
+
+def test_it_is_of_eval_mode_and_mammoths_of_each_images_own_statistics() -> None:
+    """x = (5, 1) in eval mode; by its own mean 3 and deviation 2 it is (1, -1). At W = 0: x^2 / 4 and 1/2 x^2 / 4."""
+    model = Normalized([[0, 0], [0, 0]])
+    images, labels = torch.tensor([5.0, 1.0], dtype=torch.float64).reshape(1, 1, 1, 2), torch.tensor([0])
+    ours = fisher_diagonal(model, images, labels, range(2))["weight"]
+    assert ours.tolist() == [[6.25, 0.25], [6.25, 0.25]]
+    theirs = mammoths_fisher(model, images, labels)
+    assert torch.allclose(theirs, torch.full((2, 2), 1 / 8, dtype=torch.float64), rtol=0, atol=1e-14)
+
+
 def test_penalty_and_its_gradient_by_hand() -> None:
     """F = (1, 2, 0), theta - theta* = (3, -1, 5): 9 + 2 = 11, gradient 2 F (theta - theta*) = (6, -4, 0)."""
     weight = torch.tensor([4.0, 1.0, 5.0], requires_grad=True)
@@ -59,10 +126,10 @@ def test_penalty_and_its_gradient_by_hand() -> None:
     assert weight.grad.tolist() == [6, -4, 0]
 
 
-def fisher_one_by_one(run: trainer.Run, model: nn.Module) -> dict[str, torch.Tensor]:
+def fisher_one_by_one(run: trainer.Run, model: nn.Module, single_head: bool = True) -> dict[str, torch.Tensor]:
     """Return the Fisher diagonal of the current task with one backward pass per image, in float64."""
     model = copy.deepcopy(model).double().eval()
-    first, last = run.phase.classes.start, run.phase.classes.stop
+    first, last = (run.phase.classes.start, run.phase.classes.stop) if single_head else (0, 10)
     total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     images = run.network_input(run.pool_images).double()
     for image, label in zip(images, run.pool_labels, strict=True):
@@ -73,20 +140,25 @@ def fisher_one_by_one(run: trainer.Run, model: nn.Module) -> dict[str, torch.Ten
     return {name: value / len(images) for name, value in total.items()}
 
 
-@pytest.mark.parametrize("gamma", [1.0, 0.5])
-def test_fisher_of_two_tasks(gamma: float, small_cell, run_steps) -> None:
-    """gamma F_1 + F_2, each at its own task's end; the anchor is the last task's weights."""
+@pytest.mark.parametrize(("gamma", "single_head"), [(1.0, True), (0.5, True), (0.5, False)])
+def test_fisher_of_two_tasks(gamma: float, single_head: bool, small_cell, run_steps) -> None:
+    """gamma F_1 + F_2, each at its own task's end; the anchor is the last task's weights.
+
+    The outputs of the classes 4 to 9, which no task has had, have information without a single head, else none.
+    """
     ends = []
     original = trainer.evaluate
 
     def at_end(run: trainer.Run, seen: int):  # evaluation follows the learner's end of task
         if run.losses:
-            ends.append((fisher_one_by_one(run, run.model), dict(run.learner.fisher), dict(run.learner.anchor)))
+            fisher = fisher_one_by_one(run, run.model, single_head)
+            ends.append((fisher, dict(run.learner.fisher), dict(run.learner.anchor)))
         return original(run, seen)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "evaluate", at_end)
-        run = run_steps(small_cell("ewc", epochs=1, params={"ewc.gamma": gamma}), 11)
+        params = {"ewc.gamma": gamma, "protocol.single_head": single_head}
+        run = run_steps(small_cell("ewc", epochs=1, params=params), 11)
     (first, one, _), (second, two, anchor) = ends
     for name, parameter in run.model.named_parameters():
         scale = float(first[name].max()) + 1e-12
@@ -95,25 +167,36 @@ def test_fisher_of_two_tasks(gamma: float, small_cell, run_steps) -> None:
         assert torch.allclose(two[name].double(), expected, rtol=1e-3, atol=1e-5 * float(expected.max())), name
         assert anchor[name].shape == parameter.shape
     assert any(not torch.equal(anchor[n], p.detach()) for n, p in run.model.named_parameters())
+    assert bool(two["head.weight"][4:].any()) != single_head
 
 
-def stepped(run: trainer.Run) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Make a step in float64; return the weights before it and the gradients of the stream's loss."""
+def stepped(run: trainer.Run, single_head: bool) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Make a step in float64; return the weights before it and the gradients of the stream's loss.
+
+    That is over the classes 2 and 3 of the second task, or without a single head over all ten.
+    """
+    assert run.phase.index == 1
     float64.compute_in(run)
     for held in (run.learner.fisher, run.learner.anchor):
         for name in held:
             held[name] = held[name].double()
     batch = next(trainer.batches(run))
-    gradients = float64.gradients(run, batch, [])["stream"]
+    model, labels = copy.deepcopy(run.model), batch.labels
+    logits = model(batch.images)
+    loss = float64.cross_entropy(logits[:, 2:4], labels - 2) if single_head else float64.cross_entropy(logits, labels)
+    found = torch.autograd.grad(loss, list(model.parameters()))
+    gradients = dict(zip((name for name, _ in model.named_parameters()), found, strict=True))
     before = {n: p.detach().clone() for n, p in run.model.named_parameters()}
     trainer.step(run, batch)
     return before, gradients
 
 
-def test_a_step_is_sgd_on_the_penalized_loss(small_cell, run_steps) -> None:
+@pytest.mark.parametrize("single_head", [True, False])
+def test_a_step_is_sgd_on_the_penalized_loss(single_head: bool, small_cell, run_steps) -> None:
     """w <- w - lr (g + 2 lambda F (w - w*)), with g by float64 autograd; no penalty in the first task."""
-    run = run_steps(small_cell("ewc", learning_rate=0.1, params={"ewc.strength": 30.0, "ewc.step": "explicit"}), 12)
-    before, gradients = stepped(run)
+    params = {"ewc.strength": 30.0, "ewc.step": "explicit", "protocol.single_head": single_head}
+    run = run_steps(small_cell("ewc", learning_rate=0.1, params=params), 12)
+    before, gradients = stepped(run, single_head)
     pulled = 0.0
     for name, parameter in run.model.named_parameters():
         pull = 2 * 30 * run.learner.fisher[name] * (before[name] - run.learner.anchor[name])
@@ -170,10 +253,12 @@ def test_the_proximal_step_is_stable_where_the_gradient_step_is_not() -> None:
     assert implicit.item() == pytest.approx(4**-10, rel=1e-4)
 
 
-def test_a_step_takes_the_loss_first_and_the_penalty_then(small_cell, run_steps) -> None:
+@pytest.mark.parametrize("single_head", [True, False])
+def test_a_step_takes_the_loss_first_and_the_penalty_then(single_head: bool, small_cell, run_steps) -> None:
     """v = w - lr g by float64 autograd; then w = (v + 2 lr lambda F w*) / (1 + 2 lr lambda F): the default."""
-    run = run_steps(small_cell("ewc", learning_rate=0.1, params={"ewc.strength": 30.0}), 12)
-    before, gradients = stepped(run)
+    params = {"ewc.strength": 30.0, "protocol.single_head": single_head}
+    run = run_steps(small_cell("ewc", learning_rate=0.1, params=params), 12)
+    before, gradients = stepped(run, single_head)
     pulled = 0.0
     for name, parameter in run.model.named_parameters():
         rate = 2 * 0.1 * 30 * run.learner.fisher[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from types import SimpleNamespace
 
 import float64
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparcl import trainer
-from sparcl.learners.fdr import function_distance
+from sparcl.learners.fdr import FDR, function_distance
 from sparcl.memory import quotas
 
 
@@ -40,6 +41,21 @@ def test_equal_outputs_have_gradient_zero() -> None:
     assert bool(new.grad[1].abs().min() > 0.1)
 
 
+@pytest.mark.parametrize(("single_head", "classes"), [(True, 2), (False, 6)])
+def test_terms_by_hand(single_head: bool, classes: int) -> None:
+    """Six equal outputs, of which the task has the classes 2 and 3: log 2, or without a single head log 6.
+
+    Old logits (log 7, 0, 0, 0, 0, 0) of an image of class 0: (7, 1, 1, 1, 1, 1) / 12 against (2, 2, ...) / 12 over all
+    outputs in either case, so the distance is sqrt(30) / 12.
+    """
+    run = SimpleNamespace(protocol=SimpleNamespace(single_head=single_head), phase=SimpleNamespace(classes=range(2, 4)))
+    run.logits = lambda *passes: [torch.zeros(len(images), 6, dtype=torch.float64) for images in passes]
+    old, images = torch.tensor([[math.log(7), 0, 0, 0, 0, 0]], dtype=torch.float64), torch.zeros(1, 1)
+    terms, _ = FDR(alpha=0.6).terms(run, images, torch.tensor([2]), [(images, torch.tensor([0]), old)])
+    assert terms["stream"].item() == pytest.approx(math.log(classes), rel=1e-12)
+    assert terms["memory"].item() == pytest.approx(0.6 * math.sqrt(30) / 12, rel=1e-6)  # .float() in the term
+
+
 def test_quotas_by_hand() -> None:
     assert quotas(10, 1) == [10]
     assert quotas(10, 3) == [4, 3, 3]
@@ -54,9 +70,12 @@ def test_quotas_fill_the_memory_and_never_grow(capacity: int, tasks: int) -> Non
     assert all(a >= b for a, b in zip(now, later, strict=False))
 
 
-@pytest.mark.parametrize("buffer", [3, 20])
-def test_memory_after_each_task(buffer: int, small_cell, run_steps) -> None:
-    """Equal shares; an earlier task keeps the first part of its own; new logits are the model's, in eval mode."""
+@pytest.mark.parametrize(("buffer", "single_head"), [(3, True), (20, True), (20, False)])
+def test_memory_after_each_task(buffer: int, single_head: bool, small_cell, run_steps) -> None:
+    """Equal shares; an earlier task keeps the first part of its own; new logits are the model's, in eval mode.
+
+    They are those of all ten outputs, with a single head and without.
+    """
     after, original = [], trainer.evaluate
 
     def at_end(run: trainer.Run, seen: int):
@@ -68,7 +87,7 @@ def test_memory_after_each_task(buffer: int, small_cell, run_steps) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "evaluate", at_end)
-        run = run_steps(small_cell("fdr", buffer=buffer, epochs=1))
+        run = run_steps(small_cell("fdr", buffer=buffer, epochs=1, params={"protocol.single_head": single_head}))
     assert len(after) == 5
     for task, (held, model) in enumerate(after):
         assert held["tasks"].bincount(minlength=task + 1).tolist() == quotas(buffer, task + 1)
@@ -82,14 +101,20 @@ def test_memory_after_each_task(buffer: int, small_cell, run_steps) -> None:
         if own.any():
             with torch.no_grad():
                 expected = model(run.network_input(held["images"][own]))
+            assert expected.shape == (int(own.sum()), 10)
             assert torch.allclose(held["logits"][own], expected, rtol=1e-5, atol=1e-5)
             assert set(held["labels"][own].tolist()) <= {2 * task, 2 * task + 1}
             assert len(held["images"][own].unique(dim=0)) == int(own.sum())
 
 
-def test_a_step_by_hand(small_cell, run_steps) -> None:
-    """w <- w - lr grad(CE + alpha mean ||p - q||) against float64 autograd of written-out losses."""
-    run = run_steps(small_cell("fdr", learning_rate=0.1, params={"fdr.alpha": 0.6}), 14)
+@pytest.mark.parametrize("single_head", [True, False])
+def test_a_step_by_hand(single_head: bool, small_cell, run_steps) -> None:
+    """w <- w - lr grad(CE + alpha mean ||p - q||) against float64 autograd of written-out losses.
+
+    CE over the task's classes 2 and 3, or without a single head over all ten; p and q over all ten in either case.
+    """
+    params = {"fdr.alpha": 0.6, "protocol.single_head": single_head}
+    run = run_steps(small_cell("fdr", learning_rate=0.1, params=params), 14)
     assert run.phase.index == 1
     float64.compute_in(run)
     saved = {n: run.generator(n).get_state() for n in ("replay", "replay-augment")}
@@ -97,8 +122,9 @@ def test_a_step_by_hand(small_cell, run_steps) -> None:
     for name, state in saved.items():
         run.generator(name).set_state(state)
     ((past, _, old),) = replays
-    model = copy.deepcopy(run.model)
-    stream = float64.cross_entropy(model(batch.images)[:, 2:4], batch.labels - 2)
+    model, labels = copy.deepcopy(run.model), batch.labels
+    logits = model(batch.images)
+    stream = float64.cross_entropy(logits[:, 2:4], labels - 2) if single_head else float64.cross_entropy(logits, labels)
     output, target = model(past).exp(), old.double().exp()
     gap = output / output.sum(1, keepdim=True) - target / target.sum(1, keepdim=True)
     loss = stream + 0.6 * gap.square().sum(1).sqrt().sum() / len(past)
