@@ -119,13 +119,8 @@ class Isolation(SparsityPolicy):
         churn = run.masks.replace(self.trained_with(run.phase.index))
         if churn.pruned or churn.grown:
             run.note_update(churn.pruned, churn.grown)
-        self.freeze(run.model, run.cell, run.phase.index)
         if run.phase.index:
             run.masks.restrict_gradients(self.free())
-            run.ledger.set_frozen(dense_layers(run.model))
-
-    def resume(self, run: Run) -> None:
-        self.freeze(run.model, run.cell, run.phase.index)
 
     def on_gradients(self, run: Run) -> bool:
         own_rows(run.model.head, run.phase.classes)

@@ -249,12 +249,8 @@ class LightCL(Learner):
             freeze_all_but(model, self.prefixes(model, task, cell.sparsity), self.norm == "frozen")
 
     def begin_task(self, run: Run) -> None:
-        task = run.phase.index
-        self.freeze(run.model, run.cell, task)
-        if self.is_frozen(task):
-            run.ledger.set_frozen(layers_outside(run.model, self.prefixes(run.model, task, run.cell.sparsity)))
         self.held = {}
-        if task:
+        if run.phase.index:
             positions = first_positions(run, self.images)
             images = run.network_input(run.pool_images[positions])
             maps, logits = self._record(run, images)
@@ -262,7 +258,6 @@ class LightCL(Learner):
             self.held |= {str(index): feature_map for index, feature_map in enumerate(maps)}
 
     def resume(self, run: Run) -> None:
-        self.freeze(run.model, run.cell, run.phase.index)
         self.held = {key: _placed(tensor, run.device) for key, tensor in self.held.items()}
 
     def replay(self, run: Run) -> list[Replay]:

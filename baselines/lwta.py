@@ -280,14 +280,6 @@ class Tickets(SparsityPolicy):
         return None
 
     # -- the run ---------------------------------------------------------------------------------------------------
-    def begin_task(self, run: Run) -> None:
-        if run.phase.index and self.protect == "winners":
-            run.ledger.set_frozen(dense_layers(run.model))
-        self.freeze(run.model, run.cell, run.phase.index)
-
-    def resume(self, run: Run) -> None:
-        self.freeze(run.model, run.cell, run.phase.index)
-
     def freeze(self, model: Classifier, cell: Cell, task: int) -> None:
         """Freeze what does not compete, and batch normalization, as the options say; nothing in the first task."""
         if task == 0:

@@ -13,7 +13,7 @@ contract test holds every run to its plan.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -223,6 +223,11 @@ class Component(Parameterized):
             sizes: training images of each task.
         """
         return None
+
+
+def frozen(parts: Iterable[Component], model: Classifier, sparsity: float, clock: Clock) -> set[str]:
+    """Return the names of the convolution and linear weights that some of ``parts`` does not train at ``clock``."""
+    return set().union(*(part.planned_frozen(model, sparsity, clock) for part in parts))
 
 
 class Learner(Component):

@@ -298,8 +298,19 @@ class Run(components.Run):
         self.resumed += 1
         self.resuming = True
         self.clock = self.clock_at(position["epoch"], position["step"])
-        for part in (self.learner, *self.policies):
+        self.freeze()
+        for part in self.parts:
             part.resume(self)
+
+    @property
+    def parts(self) -> tuple[components.Component, ...]:
+        """The learner, then the policies."""
+        return (self.learner, *self.policies)
+
+    def freeze(self) -> None:
+        """Take the gradients from what is not trained during the task."""
+        for part in self.parts:
+            part.freeze(self.model, self.cell, self.phase.index)
 
     def enter_phase(self) -> None:
         """Bring the current phase's pool to the device and make its optimizer."""
@@ -371,7 +382,9 @@ def begin_task(run: Run, phase: Phase) -> None:
     run.removed.append([])
     run.presented.append(0)
     run.losses.append([])
-    for part in (run.learner, *run.policies):
+    run.freeze()
+    run.ledger.set_frozen(components.frozen(run.parts, run.model, run.cell.sparsity, run.clock))
+    for part in run.parts:
         part.begin_task(run)
 
 

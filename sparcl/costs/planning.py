@@ -21,7 +21,7 @@ import torch
 
 from sparcl import masks, methods, models, streams
 from sparcl.cell import Cell
-from sparcl.components import Clock, Component, Learner
+from sparcl.components import Clock, Component, Learner, frozen
 from sparcl.costs import convention, footprint, ledger
 from sparcl.costs.ledger import LayerCost, Ledger
 from sparcl.methods import Parts
@@ -97,7 +97,9 @@ def executed(cell: Cell) -> tuple[dict[str, Any], bool]:
     for task, size in enumerate(sizes):
         remaining = size
         parts.learner.plan_begin_task(book, cell, task, size)
-        book.set_frozen(_frozen(plan, Clock(task, len(sizes), 0, cell.epochs)))
+        clock = Clock(task, len(sizes), 0, cell.epochs)
+        every = (parts.learner, parts.sparsity, parts.gradient, parts.data)
+        book.set_frozen(frozen(every, plan.model, cell.sparsity, clock))
         for policy in (parts.sparsity, parts.gradient, parts.data):
             policy.plan_begin_task(book, cell, task, size)
         nominal = plan.protocol.steps(size, cell.batch_size)
@@ -122,11 +124,6 @@ def executed(cell: Cell) -> tuple[dict[str, Any], bool]:
             part.plan_end_task(book, cell, task, size)
         _evaluation(book, plan, container, end)
     return book.as_record(), approximate
-
-
-def _frozen(plan: Setting, clock: Clock) -> set[str]:
-    components = (plan.parts.learner, plan.parts.sparsity, plan.parts.gradient)
-    return set().union(*(part.planned_frozen(plan.model, plan.cell.sparsity, clock) for part in components))
 
 
 def _step(book: Ledger, plan: Setting, container: masks.MaskSet, clock: Clock, images: int, past: int) -> bool:
