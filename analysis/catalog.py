@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from analysis import published
 from analysis.plan import Document, bundle, is_sparse_training
-from sparcl.costs import published
 from sparcl.groups import APART, GAIN, PILOT, apart, budgets, in_main, is_losses, swept
 
 PARTS = {"tdm": "sparsity", "ddr": "data", "dgm": "gradient"}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from sparcl.costs import published
-from sparcl.costs.published import Figure
+from analysis import published
+from analysis.published import Figure
 
 
 def select(**wanted: object) -> list[Figure]:

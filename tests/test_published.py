@@ -10,8 +10,9 @@ import pytest
 import torch
 from printed import resolution, rounds_from, select
 
+from analysis import published
 from sparcl import cli, methods, models, resolve, streams
-from sparcl.costs import convention, ledger, planning, published
+from sparcl.costs import convention, ledger, planning
 
 
 def costs(classes, shape):

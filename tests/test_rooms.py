@@ -20,7 +20,6 @@ FORBIDDEN = {
 LIGHT = {
     "sparcl.running.record",
     "sparcl.costs.memory",
-    "sparcl.costs.published",
     "sparcl.files.atomic",
     "sparcl.files.strict_yaml",
     "sparcl.files.typed_json",

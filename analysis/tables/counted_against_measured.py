@@ -6,9 +6,9 @@ from typing import Any
 
 from analysis import timing
 from analysis.frames import Results
+from analysis.published import load
 from analysis.tables import columns as shared
 from analysis.typeset import Column, Row, Table
-from sparcl.costs.published import load
 
 PHONE = "SparCL-DER++ in the paper (phone)"
 

@@ -14,6 +14,7 @@ from typing import Any
 from analysis import protocols, statistics
 from analysis.configurations import Configuration, configurations, dense_of
 from analysis.frames import Results
+from analysis.published import Figure, load
 from analysis.tables.columns import MEGABYTE
 from analysis.typeset import DASH, MINUS, Column, Row, Table, fixed, scientific
 from sparcl.groups import is_losses
@@ -138,16 +139,12 @@ def _shown(metric: str, value: float, std: float = math.nan, sign: bool = False)
     return text if math.isnan(std) or (metric not in ("class_il", "task_il")) else f"{text} ± {fixed(std, digits)}"
 
 
-def table(results: Results, load: Callable[[], Sequence] | None = None) -> Table:
+def table(results: Results, load: Callable[[], Sequence[Figure]] = load) -> Table:
     """One row per published figure on the plan's stream; all figures where it has none.
 
     Args:
-        load: returns the published figures, :func:`sparcl.costs.published.load` by default.
+        load: returns the published figures.
     """
-    if load is None:
-        import sparcl.costs.published
-
-        load = sparcl.costs.published.load
     as_published = results.frame.groups.map(lambda groups: any(map(is_losses, groups)))
     pool = configurations(results.frame[results.frame.main | as_published])
     names = LABELS | {name: method["label"] for name, method in results.plan.methods.items()}
@@ -200,8 +197,8 @@ def table(results: Results, load: Callable[[], Sequence] | None = None) -> Table
     ]
     notes = [
         "Status: sourced = read in print; read off a plot = measured on a published figure; run by others "
-        "= from somebody else's run; recalled, corroborated = recalled and reproduced by an independent "
-        "calculation; recalled, unverified = not to be taken as a published fact. Sources are in the CSV.",
+        "= from somebody else's run; recalled, corroborated = recalled, and met by the one formula that is fitted to "
+        "all of them; recalled, unverified = not to be taken as a published fact. Sources are in the CSV.",
         "Measured: mean ± sample standard deviation over n seeds. Difference: measured minus published.",
     ]
     if not covered:

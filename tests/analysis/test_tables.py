@@ -12,10 +12,10 @@ from statsmodels.stats.multitest import multipletests
 
 from analysis import catalog, typeset
 from analysis.figures.scene import Scene
+from analysis.published import Figure, load
 from analysis.tables.published import LABELS, QUANTITY
 from analysis.tables.published import table as published
 from sparcl import methods
-from sparcl.costs.published import Figure, load
 
 
 @pytest.fixture(scope="module")

@@ -78,7 +78,6 @@ EDITS = {
     "sparcl.costs.memory": [],
     "sparcl.costs.footprint": [],
     "sparcl.costs.planning": [],
-    "sparcl.costs.published": [],
     "sparcl.resolve": [],
     "sparcl.running.record": [],
     "analysis.tables": [],

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-LIGHT = ("groups.py", "metrics.py", "costs/memory.py", "costs/published.py", "running/record.py", "data/published.csv")
+LIGHT = ("groups.py", "metrics.py", "costs/memory.py", "running/record.py")
 """What of the library tables are made with; none of it changes what a cell's run does."""
 
 

@@ -1,11 +1,12 @@
 """Published numbers, as data: what the papers print, where it was seen, and how sure that is.
 
-The figures are in ``data/published.csv``, one per row. ``status`` says what stands behind a figure:
+The figures are in ``published.csv``, one per row. ``status`` says what stands behind a figure:
 
 * ``sourced``: read in print, in the paper itself or in one that reprints it;
 * ``figure``: measured off a published plot;
 * ``others-run``: somebody else's run of the method, by them or from their log;
-* ``corroborated``: recalled from the paper, and an independent calculation arrives at the same figure;
+* ``corroborated``: recalled from the paper; one formula, fitted to all of them, gives each as printed
+  (``docs/flops.md``), so they fit each other, which proves no single one;
 * ``recalled``: recalled from the paper and not checked. It must be printed with that word beside it.
 
 Values keep their printed digits, so that a calculation can be compared as the paper would have rounded it.
@@ -76,7 +77,7 @@ class Figure:
 @functools.cache
 def load() -> tuple[Figure, ...]:
     """Return all published figures, in file order."""
-    text = resources.files("sparcl").joinpath("data/published.csv").read_text(encoding="utf-8")
+    text = resources.files("analysis").joinpath("published.csv").read_text(encoding="utf-8")
     return tuple(_figure(row) for row in csv.DictReader(text.splitlines()))
 
 
