@@ -254,11 +254,12 @@ def _class_il(c: Configuration) -> float:
 
 def _parts(results: Results) -> list[Comparison]:
     """Return the effects of table gain that say what a gain over dense training is made of, tested as there."""
-    return [
+    found = [
         Comparison(f"{e.name} ({e.where})" if e.where else e.name, e.found["class_il"], e.p_fdr)
         for e in gain.effects(results, ["class_il"])
         if e.kind == "main" or (e.kind == "comparison" and e.name.endswith(f"minus {DENSE}"))
     ]
+    return [comparison for comparison in found if comparison.paired.n]
 
 
 def _against_baselines(

@@ -301,8 +301,8 @@ class LightCL(Learner):
         return layers_outside(model, self.prefixes(model, clock.task, sparsity))
 
     def planned_replay(self, cell: Cell, protocol: Protocol, task: int, seen: int) -> int:
-        info = streams.describe(cell.stream, dict(cell.stream_options))
-        return min([self.images, *info.train_sizes[task : task + 1]]) if task else 0
+        sizes = streams.describe(cell.stream, dict(cell.stream_options)).train_sizes
+        return min(self.images, sizes[task]) if 0 < task < len(sizes) else 0
 
     def plan_begin_task(self, book: Ledger, cell: Cell, task: int, size: int) -> None:
         if task:

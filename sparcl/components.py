@@ -188,7 +188,7 @@ class Component(Parameterized):
         """Restore what :meth:`state` returned; its tensors are on the run's device."""
 
     def resume(self, run: Run) -> None:
-        """Called once after a checkpoint was loaded: set again what no state holds (frozen parameters, modes)."""
+        """Called once after a checkpoint was loaded: set again what no state holds."""
 
     def start(self, run: Run) -> None:
         """Called once, before the first task, with the initialized model; the learner's first."""

@@ -64,7 +64,7 @@ def setting(cell: Cell) -> Setting:
     if _has_own_network(parts):
         model = copy.deepcopy(model)
         parts.learner.equip(model, cell, info)
-        for part in (parts.learner, parts.sparsity, parts.gradient):
+        for part in (parts.learner, parts.sparsity, parts.gradient, parts.data):
             part.freeze(model, cell, info.tasks - 1)
     return Setting(cell, parts, cell.component(Protocol), info, model, costs)
 
@@ -77,7 +77,8 @@ def network(name: str, width: int, classes: int, shape: tuple[int, int, int]) ->
 
 def _has_own_network(parts: Parts) -> bool:
     """Return whether the method adds modules to the network, or freezes some."""
-    freezing = any(type(p).freeze is not Component.freeze for p in (parts.learner, parts.sparsity, parts.gradient))
+    every = (parts.learner, parts.sparsity, parts.gradient, parts.data)
+    freezing = any(type(part).freeze is not Component.freeze for part in every)
     return freezing or type(parts.learner).equip is not Learner.equip
 
 

@@ -2,9 +2,10 @@
 
 The code is what the run imports: the modules that the trainer, the method's components and the stream reach by import
 statements, and no others, so that a changed baseline changes the identity of its own cells only. Modules that only
-check, count or register are left out (:data:`NEUTRAL`). The digest is taken over the syntax tree without docstrings and
-without hooks that only count (:func:`sparcl.components.accounting`), so that comments, docstrings, formatting, metrics
-and published conventions may change freely.
+check, count or register are left out (:data:`NEUTRAL`). The digest is taken over the syntax tree without docstrings,
+help texts of parameters and hooks that only count (:func:`sparcl.components.accounting`), so that comments,
+documentation, formatting, metrics and published conventions may change freely. Of the kernel's C sources every byte
+counts.
 """
 
 from __future__ import annotations
@@ -153,11 +154,15 @@ class _Essence(ast.NodeTransformer):
         return None if isinstance(node.value, ast.Constant) else self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        """Leave out what a parameter says of itself."""
+        """Leave out the text in which a parameter says what it is."""
         if getattr(node.func, "id", None) == "parameter":
-            node.args = node.args[:1]
-            node.keywords = [keyword for keyword in node.keywords if keyword.arg != "help"]
+            node.args = [*node.args[:1], *(text for text in node.args[1:2] if not _is_text(text)), *node.args[2:]]
+            node.keywords = [word for word in node.keywords if word.arg != "help" or not _is_text(word.value)]
         return self.generic_visit(node)
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def code_digest(modules: Iterable[str]) -> str:

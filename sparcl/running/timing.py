@@ -64,7 +64,12 @@ def measure(cells: Sequence[Cell], stream: Stream, threads: int, budget: float) 
     """Return a row for every cell, with ``threads`` threads, after turns of about ``budget`` seconds in all.
 
     Prints where it is. A cell that diverges has no row.
+
+    Raises:
+        UserError: a cell wants the sparse kernel where it cannot run.
     """
+    for cell in cells:
+        identity.kernel_of(cell)
     environment.prepare(cells[0], threads)
     courses: dict[Cell, Course] = {}
     for number, cell in enumerate(dict.fromkeys([*map(reference, cells), *cells])):

@@ -66,6 +66,11 @@ def test_code_counts(digest, old: str, new: str) -> None:
     assert digest(SOURCE.replace(old, new)) != digest(SOURCE)
 
 
+def test_only_a_text_is_taken_for_help(digest) -> None:
+    assert digest("x = parameter(1, 2)") != digest("x = parameter(1, 3)")
+    assert digest("x = parameter(1, help=y)") != digest("x = parameter(1, help=z)")
+
+
 def test_functions_that_only_count_do_not_count(digest) -> None:
     counting = SOURCE + "\n    @accounting\n    def published(self):\n        return {}\n"
     assert digest(counting.format(1)) == digest(counting.format(2)) == digest(SOURCE)

@@ -33,14 +33,15 @@ def test_cells_run_in_the_time_there_is(tmp_path: Path) -> None:
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
 
     (tmp_path / "data").mkdir()
-    for number, part in enumerate(("a", "b")):
-        (tmp_path / "data" / f"images.tar.gz.part-a{part}").write_text(f"part {number}, ")
+    (tmp_path / "data/images.tar.gz.part-aa").write_text("part 0, ")
     done = cells("lent.yaml", "2", "0.1")
     assert done.returncode == 124
     assert "time is up after 0.1 seconds: the same command goes on" in done.stdout
     assert not list(tmp_path.rglob("record.json"))
-    assert (tmp_path / "data/images.tar.gz").read_text() == "part 0, part 1, "
+    assert (tmp_path / "data/images.tar.gz").read_text() == "part 0, "
+    (tmp_path / "data/images.tar.gz.part-ab").write_text("part 1, ")
     assert cells("lent.yaml", "2", "600").returncode == 0
+    assert (tmp_path / "data/images.tar.gz").read_text() == "part 0, part 1, "
     assert len(list(tmp_path.rglob("record.json"))) == 2
     again = cells("lent.yaml", "2", "600")
     assert (again.returncode, "Class-IL" in again.stdout) == (0, False)
@@ -63,7 +64,8 @@ def test_cells_run_in_the_time_there_is(tmp_path: Path) -> None:
 
 def test_the_first_seed_of_every_row_comes_first(tmp_path: Path) -> None:
     """A stand-in for Python, which runs no cell, notes which one it was given."""
-    (tmp_path / "lent.yaml").write_text(CONFIG.replace("methods: [er]", "methods: [er, derpp]"))
+    later = "  later: {methods: [agem], buffers: [10], seeds: [5]}\n"
+    (tmp_path / "lent.yaml").write_text(CONFIG.replace("methods: [er]", "methods: [er, derpp]") + later)
     stand_in = tmp_path / "python"
     stand_in.write_text(f'#!/bin/sh\nif [ "$3" = run ]; then echo "$*" >> cells; else exec {sys.executable} "$@"; fi\n')
     stand_in.chmod(0o755)
@@ -71,7 +73,8 @@ def test_the_first_seed_of_every_row_comes_first(tmp_path: Path) -> None:
     command = ["sh", str(TOP / "workflow/scripts/cells.sh"), "lent.yaml", "1", "600"]
     subprocess.run(command, cwd=tmp_path, env=environment, check=True)
     found = [json.loads(line.split("--cell ")[-1]) for line in (tmp_path / "cells").read_text().splitlines()]
-    assert [(cell["seed"], cell["method"]) for cell in found] == [(0, "er"), (0, "derpp"), (1, "er"), (1, "derpp")]
+    order = [(cell["seed"], cell["method"]) for cell in found]
+    assert order == [(0, "er"), (0, "derpp"), (5, "agem"), (1, "er"), (1, "derpp")]
 
 
 def test_a_signal_reaches_the_cells(tmp_path: Path) -> None:

@@ -10,13 +10,6 @@ if [ $# -ne 3 ]; then
     exit 2
 fi
 python=${PYTHON:-python3}
-for first in "${SPARCL_DATA:-data}"/*.part-aa; do
-    whole=${first%.part-aa}
-    if [ -e "$first" ] && [ ! -e "$whole" ]; then
-        cat "$whole".part-?? > "$whole.joined"
-        mv "$whole.joined" "$whole"
-    fi
-done
 "$python" -m sparcl plan --config "$1"
 results=results/$("$python" -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["name"])' "$1")
 exec 9>> "$results/run.lock"
@@ -24,12 +17,22 @@ flock --nonblock 9 || { # which every cell inherits
     echo "error: $results: other cells are at work here; try again when they are done" >&2
     exit 2
 }
+for first in "${SPARCL_DATA:-data}"/*.part-aa; do
+    whole=${first%.part-aa}
+    if [ -e "$first" ] && [ "$(cat "$whole".part-?? | wc -c)" != "$(cat "$whole" 2> /dev/null | wc -c)" ]; then
+        cat "$whole".part-?? > "$whole.$$"
+        mv "$whole.$$" "$whole"
+    fi
+done
 "$python" - "$results" <<'PYTHON' | timeout --kill-after 30 "$3" xargs -0 -r -P "$2" -I '{}' \
     "$python" -m sparcl run --results "$results" --quiet --cell '{}' &
-import json, pathlib, sys
+import collections, json, pathlib, sys
 folder = pathlib.Path(sys.argv[1])
-cells = json.loads((folder / "plan.json").read_text())["cells"]
-for entry in sorted(cells, key=lambda entry: entry["cell"]["seed"]):
+rows = collections.defaultdict(list)
+for entry in json.loads((folder / "plan.json").read_text())["cells"]:
+    row = rows[entry["path"].rpartition("/")[0]]
+    row.append((len(row), entry))
+for _, entry in sorted((pair for row in rows.values() for pair in row), key=lambda pair: pair[0]):
     try:
         found = json.loads((folder / "runs" / entry["path"] / "record.json").read_text())["identity"]
     except (OSError, ValueError, LookupError, TypeError):
