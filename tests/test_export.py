@@ -114,8 +114,8 @@ def test_medians_are_of_calls_that_take_turns(monkeypatch) -> None:
 
 @pytest.mark.parametrize("method", ["packnet", "lps", "lwta", "icarl"])
 def test_methods_without_one_network_are_refused_before_they_run(method, tmp_path, capsys) -> None:
-    sparse = [] if method == "icarl" else ["--sparsity", "0.5"]
-    arguments = ["export", *CELL, "--method", method, *sparse, "--results", str(tmp_path)]
+    own = [] if method == "icarl" else ["--sparsity", "0.5", "--buffer", "0"]
+    arguments = ["export", *CELL, "--method", method, *own, "--results", str(tmp_path)]
     assert cli.main([*arguments, "--out", str(tmp_path / "x.onnx")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: method: ")
