@@ -89,7 +89,9 @@ Applies = Callable[[Cells, Document], object]
 TABLES: dict[str, Applies] = {
     "primary": lambda cells, plan: plan["analysis"] or _rivals(cells),
     "power": lambda cells, plan: plan["analysis"],
-    "regime": lambda cells, plan: any(c["family"] == "rehearsal" and not c["sparsity"] for c in cells),
+    "regime": lambda cells, plan: (
+        _has(plan, PILOT) or any(c["family"] == "rehearsal" and not c["sparsity"] for c in cells)
+    ),
     "gain": lambda cells, plan: _has(plan, GAIN),
     "continual_learning": lambda cells, plan: any(c["family"] not in ("sparse-baseline", "ablation") for c in cells),
     "sparse_baselines": lambda cells, plan: any(c["family"] == "sparse-baseline" and c["sparsity"] > 0 for c in cells),

@@ -159,6 +159,15 @@ def test_only_twice_the_epochs_is_a_pilot(tmp_path):
     assert own.moved == {}
 
 
+def test_a_pilot_alone_has_the_table() -> None:
+    """A matrix whose dense rows are all sweeps (the gain's) may have one."""
+    entries = [
+        factory.entry(factory.cell("derpp", 0.0, 50, 0, epochs=epochs), ["pilot"], {"epochs": epochs})
+        for epochs in (10, 20)
+    ]
+    assert "regime" in catalog.tables(factory.plan(entries))
+
+
 def test_the_pilot_is_in_no_comparison_and_has_one_table(tmp_path):
     results = made(tmp_path, {10: 95.0, 20: 96.0})
     assert {entry.epochs for entry in frames.main_rows(results.frame).itertuples()} == {10}
