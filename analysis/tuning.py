@@ -322,7 +322,7 @@ def to_yaml(results: Results, choices: Sequence[Choice]) -> str:
 
 
 def table(results: Results, choices: Sequence[Choice]) -> Table:
-    """All points of all grids, the chosen one of each first and in bold."""
+    """All points of all grids, the chosen one of each first."""
     columns = (
         Column("stream", "Stream", csv_only=True),
         Column("method", "method", csv_only=True),
@@ -349,7 +349,7 @@ def table(results: Results, choices: Sequence[Choice]) -> Table:
                     {
                         "stream": choice.stream, "method": choice.method, "label": choice.label,
                         "sparsity": choice.sparsity, "buffer": choice.buffer, "values": point.text,
-                        "metric": METRICS[choice.metric], "accuracy": Measure(point.summary, best=point is best),
+                        "metric": METRICS[choice.metric], "accuracy": Measure(point.summary),
                         "difference": paired and paired.mean, "difference_sd": paired and paired.sd,
                         "flops": point.flops, "chosen": point is best, "default": point.is_default,
                         "lacking": "; ".join(point.lacking),
