@@ -307,3 +307,34 @@ def test_all_images() -> None:
     parts, removal = (rows("cifar10-all", "ablation_effects", part=part)[0] for part in ("TDM+DGM", "DDR"))
     p = float(parts["p_within"])
     assert f"a static mask {rounded(parts)}, within 2 points (p = {p:.3f}); DDR {rounded(removal)}" in FLAT
+
+
+def test_data_removals_defaults_on_fresh_seeds() -> None:
+    """What DDR predicts among, and whether it replays what it removed; its criterion in stages of two epochs."""
+    runs = done("split-digits-readings")
+    variant = runs.variant.fillna("")
+    fresh = runs[runs.seed >= 40].assign(
+        among=variant.str.extract("prediction=([a-z]+)")[0].fillna("all"),
+        replayed=variant.str.contains("replays_removed=true"),
+    )
+    two = runs[variant.str.contains("ddr.interval=2")].assign(forgotten=variant.str.contains("forgetting"))
+
+    def by(frame: pandas.DataFrame, columns: list[str], metric: str, buffer: int | None) -> pandas.DataFrame:
+        frame = frame if buffer is None else frame[frame.buffer == buffer]
+        return frame.pivot_table(index="seed", columns=columns, values=metric)
+
+    criterion = []
+    for buffer in (20, 50):
+        gaps = []
+        for metric in ("class_il", "learning_class_il"):
+            values = by(fresh, ["among", "replayed"], metric, buffer)
+            gaps.append(interval(values["task", False] - values["all", False]))
+        assert f"| {buffer} | 15 | {' | '.join(gaps)} |" in METHODS
+        values = by(two, ["forgotten"], "class_il", buffer)
+        criterion.append(interval(values[True] - values[False]))
+    assert f"where the two can differ, is {' and '.join(criterion)}" in METHODS
+    assert f"with two {', '.join(criterion)} |" in METHODS
+    values = by(fresh, ["among", "replayed"], "class_il", None)
+    pair, alone = (interval(values["all", True] - values[low]) for low in (("task", False), ("all", False)))
+    assert f"(`all`, replayed) is {pair} points above its opposite" in METHODS
+    assert f"replaying alone is worth {alone}" in METHODS

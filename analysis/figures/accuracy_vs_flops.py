@@ -70,7 +70,7 @@ def draw(scene: Scene) -> Drawing | None:
         "Final Class-IL accuracy (mean, 95 % t-interval) against the training FLOPs that the runs "
         f"executed. A line joins one method's sparsity levels{beside}; the wide grey line "
         "is the Pareto front of the panel, which may lead off it (two methods are compared on the seeds that they "
-        "share). Other methods are grey and named, off the axis with "
+        "share). Other methods are grey and named, those that lie far off in words with "
         f"their accuracy; a number beside one is its sparsity.{protocols(drawn)}",
         figure,
         drawn,
@@ -174,7 +174,7 @@ def _limit(ax: Axes, summaries: Sequence) -> None:
 
 
 def _others(ax: Axes, others: Sequence[Configuration]) -> None:
-    """Grey, directly labeled points of methods with no sparse version; those off the axis in a text at its foot."""
+    """Grey, directly labeled points of methods with no sparse version; those not drawn in a text at the foot."""
     low, high = ax.get_ylim()
     gap = (high - low) * 0.055
     above: list[Configuration] = []
@@ -184,7 +184,7 @@ def _others(ax: Axes, others: Sequence[Configuration]) -> None:
         value = c.mean("class_il")
         if not math.isnan(value):
             (above if value > high - gap else below if value < low + gap else inside).append(c)
-    texts = [f"{name} the axis: {_listed(off)}" for name, off in (("above", above), ("below", below)) if off]
+    texts = [f"not drawn, {name}: {_listed(off)}" for name, off in (("higher", above), ("lower", below)) if off]
     lines = [line for text in texts for line in textwrap.wrap(text, 58)]
     foot = 0.045 * len(lines) + 0.02 * bool(lines)
     ax.set_ylim((low - foot * high) / (1 - foot), high)  # room for them, under every point

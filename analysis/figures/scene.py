@@ -13,7 +13,7 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import frames
+from analysis import frames, regime
 from analysis.configurations import Configuration, by_conditions, configurations, missing_of
 from analysis.contrasts import OURS
 from analysis.figures import style
@@ -192,7 +192,8 @@ def finish(scene: Scene, title: str, caption: str, figure, chosen: Iterable[Conf
     chosen = list({c.key: c for c in chosen}.values())
     missing, basis = missing_of(chosen), basis or seeds_text(chosen)
     figure.suptitle(f"{title} on {scene.label}", fontsize=10.5, fontweight="bold", x=0.01, ha="left")
-    style.footnote(figure, f"{basis}{missing_text(missing)}")
+    unlearned = "".join(f"\n{note}" for note in regime.notes(scene.results))
+    style.footnote(figure, f"{scene.results.plan.title}; {basis}{unlearned}{missing_text(missing)}")
     return Drawing(title, f"{caption} {scene.label}, {basis}.", figure, missing)
 
 
