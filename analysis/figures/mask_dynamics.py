@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from analysis.configurations import Configuration, missing_of
 from analysis.figures import style
-from analysis.figures.scene import Drawing, Scene, look, missing_text
+from analysis.figures.scene import Drawing, Scene, foot, look
 from analysis.figures.style import GREY
 
 BOUNDARY = "task boundary"
@@ -37,7 +37,7 @@ def draw(scene: Scene) -> Drawing | None:
     tasks, epochs = scene.results.plan.stream["tasks"], int(shown[0].rows.iloc[0].epochs)
     still: list[str] = []
     for c in shown:
-        marks, ours = look(c).marks, c.bundle == scene.highlight
+        marks, ours = _marks(c), c.bundle == scene.highlight
         events = _history(scene, c)
         x = [event["x"] for event in events]
         width, order = (2.0, 5) if ours else (1.1, 3)
@@ -56,7 +56,7 @@ def draw(scene: Scene) -> Drawing | None:
                 linewidth=width * 0.5,
                 zorder=order,
                 markersize=4.5 if ours else 6 if c.bundle == "rigl" else 3.2,
-                **(marks | {"markerfacecolor": "none"} if c.bundle == "rigl" else marks),
+                **marks,
             )
         if not moved:
             still.append(scene.results.plan.bundles[c.bundle])
@@ -97,7 +97,7 @@ def draw(scene: Scene) -> Drawing | None:
             [],
             label=scene.results.plan.bundles[c.bundle],
             linewidth=2 if c.bundle == scene.highlight else 1.2,
-            **look(c).marks,
+            **_marks(c),
         )
         for c in shown
     ]
@@ -105,13 +105,18 @@ def draw(scene: Scene) -> Drawing | None:
     title = f"Masks over time, {scene.learner_label(learner)}, sparsity {scene.focus:.2f}, buffer {buffer}"
     missing = missing_of(planned)
     figure.suptitle(f"{title}, on {scene.label}", fontsize=10, fontweight="bold", x=0.01, ha="left")
-    style.footnote(figure, f"one run of each method: its lowest finished seed{missing_text(missing)}")
+    foot(scene, figure, "one run of each method: its lowest finished seed", missing)
     caption = (
         "Share of the maskable weights that exist (top), of those that receive a gradient (middle, methods"
         " that mask gradients), and of those pruned at each mask update (bottom), from one run of each "
         f"method. Dashed: task boundaries. Methods with fixed masks have no churn. {scene.label}."
     )
     return Drawing(title, caption, figure, missing)
+
+
+def _marks(c: Configuration) -> dict:
+    """How a method is drawn; RigL, whose updates are many, in open markers."""
+    return look(c).marks | ({"markerfacecolor": "none"} if c.bundle == "rigl" else {})
 
 
 def _remark(ax: Axes, text: str, height: float) -> None:
@@ -171,7 +176,7 @@ def _percent_axis(ax: Axes) -> None:
 
 
 def _log_density_axis(ax: Axes, level: float) -> None:
-    """Limits around the curves; ticks at the planned level and at round densities that are not too near to it."""
+    """Limits around the curves; ticks at the planned level, the highest, and round densities not too near to these."""
     values = _values(ax)
     values = values[values > 0]
     low, high = (values.min(), values.max()) if len(values) else (0.1, 1.0)
@@ -179,7 +184,8 @@ def _log_density_axis(ax: Axes, level: float) -> None:
     level = level if bottom <= level <= top else float(f"{low:.2g}")
     near = NEAR * math.log(top / bottom)
     ticks = [t for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0) if low * 0.7 <= t <= high * 1.3]
-    ticks = sorted([level, *(t for t in ticks if abs(math.log(t / level)) > near)])
+    ends = [level, *([high] if abs(math.log(high / level)) > near else [])]
+    ticks = sorted([*ends, *(t for t in ticks if all(abs(math.log(t / end)) > near for end in ends))])
     ax.set_yticks(ticks, [f"{t:.3g}" for t in ticks])
     ax.set_yticks([], minor=True)
     ax.set_ylim(bottom, top)

@@ -192,9 +192,14 @@ def finish(scene: Scene, title: str, caption: str, figure, chosen: Iterable[Conf
     chosen = list({c.key: c for c in chosen}.values())
     missing, basis = missing_of(chosen), basis or seeds_text(chosen)
     figure.suptitle(f"{title} on {scene.label}", fontsize=10.5, fontweight="bold", x=0.01, ha="left")
+    foot(scene, figure, basis, missing)
+    return Drawing(title, f"{caption} {scene.label}, {basis}.", figure, missing)
+
+
+def foot(scene: Scene, figure, basis: str, missing: Sequence[str]) -> None:
+    """Say under a figure which matrix and what seeds it is of, whether tasks are learned, and what is missing."""
     unlearned = "".join(f"\n{note}" for note in regime.notes(scene.results))
     style.footnote(figure, f"{scene.results.plan.title}; {basis}{unlearned}{missing_text(missing)}")
-    return Drawing(title, f"{caption} {scene.label}, {basis}.", figure, missing)
 
 
 def protocols(chosen: Iterable[Configuration]) -> str:

@@ -23,9 +23,9 @@ from analysis.figures.scene import (
     Drawing,
     Scene,
     errors,
+    foot,
     level_label,
     look,
-    missing_text,
     seeds_text,
     summary,
 )
@@ -77,7 +77,7 @@ def draw(scene: Scene, group: str) -> Drawing | None:
     missing = missing_of(drawn)
     subject = title if listed and len(settings) > 1 else f"{title} ({text})"  # else each row names its own
     figure.suptitle(f"{subject} on {scene.label}", fontsize=10, fontweight="bold", x=0.01, ha="left")
-    style.footnote(figure, f"{seeds_text(drawn)}; small dots: single seeds{missing_text(missing)}")
+    foot(scene, figure, f"{seeds_text(drawn)}; small dots: single seeds", missing)
     dotted = ", ".join(sorted({c.label for c in off.values()}))
     caption = (
         f"Final accuracy (left; mean, 95 % t-interval, single seeds as dots) and executed training FLOPs (right) "
