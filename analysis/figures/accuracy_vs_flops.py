@@ -41,16 +41,15 @@ def draw(scene: Scene) -> Drawing | None:
         return None
     rows, columns = scene.learners, scene.buffers
     figure, axes = style.subplots(len(rows), len(columns), 3.6 * len(columns) + 2.0, 2.7 * len(rows) + 0.9, sharex=True)
-    drawn: list[Configuration] = []
-    for i, learner in enumerate(rows):
-        for j, buffer in enumerate(columns):
-            panel = _flops_panel(axes[i][j], scene, learner, buffer)
-            _limit(axes[i][j], [summary(c, "class_il") for c in panel if c.learner == learner])
-            _others(axes[i][j], [c for c in panel if c.learner not in rows])
-            drawn += panel
-            axes[i][j].set_title(f"{scene.learner_label(learner)}, buffer {buffer}")
-            if i == len(rows) - 1:
-                axes[i][j].set_xlabel("Training FLOPs, executed ledger (log)")
+    places = [(i, j, learner, buffer) for i, learner in enumerate(rows) for j, buffer in enumerate(columns)]
+    panels = [_flops_panel(axes[i][j], scene, learner, buffer) for i, j, learner, buffer in places]
+    drawn = [c for panel in panels for c in panel]
+    for (i, j, learner, buffer), panel in zip(places, panels, strict=True):  # the panels share the x axis
+        _limit(axes[i][j], [summary(c, "class_il") for c in panel if c.learner == learner])
+        _others(axes[i][j], [c for c in panel if c.learner not in rows])
+        axes[i][j].set_title(f"{scene.learner_label(learner)}, buffer {buffer}")
+        if i == len(rows) - 1:
+            axes[i][j].set_xlabel("Training FLOPs, executed ledger (log)")
         axes[i][0].set_ylabel("Class-IL accuracy (%)")
     for ax in [ax for row in axes for ax in row]:
         style.log_ticks(ax)
