@@ -305,6 +305,16 @@ class Parts:
     gradient: GradientPolicy
     data: DataPolicy
 
+    @property
+    def policies(self) -> tuple[Policy, ...]:
+        """The policies, in the order in which a run asks them."""
+        return self.sparsity, self.gradient, self.data
+
+    @property
+    def every(self) -> tuple[Component, ...]:
+        """The learner, then the policies."""
+        return self.learner, *self.policies
+
 
 def parts(cell: Cell) -> Parts:
     """Construct the components of ``cell``."""

@@ -64,7 +64,7 @@ def setting(cell: Cell) -> Setting:
     if _has_own_network(parts):
         model = copy.deepcopy(model)
         parts.learner.equip(model, cell, info)
-        for part in (parts.learner, parts.sparsity, parts.gradient, parts.data):
+        for part in parts.every:
             part.freeze(model, cell, info.tasks - 1)
     return Setting(cell, parts, cell.component(Protocol), info, model, costs)
 
@@ -77,8 +77,7 @@ def network(name: str, width: int, classes: int, shape: tuple[int, int, int]) ->
 
 def _has_own_network(parts: Parts) -> bool:
     """Return whether the method adds modules to the network, or freezes some."""
-    every = (parts.learner, parts.sparsity, parts.gradient, parts.data)
-    freezing = any(type(part).freeze is not Component.freeze for part in every)
+    freezing = any(type(part).freeze is not Component.freeze for part in parts.every)
     return freezing or type(parts.learner).equip is not Learner.equip
 
 
@@ -99,9 +98,8 @@ def executed(cell: Cell) -> tuple[dict[str, Any], bool]:
         remaining = size
         parts.learner.plan_begin_task(book, cell, task, size)
         clock = Clock(task, len(sizes), 0, cell.epochs)
-        every = (parts.learner, parts.sparsity, parts.gradient, parts.data)
-        book.set_frozen(frozen(every, plan.model, cell.sparsity, clock))
-        for policy in (parts.sparsity, parts.gradient, parts.data):
+        book.set_frozen(frozen(parts.every, plan.model, cell.sparsity, clock))
+        for policy in parts.policies:
             policy.plan_begin_task(book, cell, task, size)
         nominal = plan.protocol.steps(size, cell.batch_size)
         for epoch in range(cell.epochs):
@@ -121,7 +119,7 @@ def executed(cell: Cell) -> tuple[dict[str, Any], bool]:
         final = parts.sparsity.planned_counts(container, cell.sparsity, end)
         approximate |= final is None
         book.set_weight_counts(masks.allocate(container.shapes, cell.sparsity) if final is None else final)
-        for part in (parts.sparsity, parts.gradient, parts.data, parts.learner):
+        for part in (*parts.policies, parts.learner):
             part.plan_end_task(book, cell, task, size)
         _evaluation(book, plan, container, end)
     return book.as_record(), approximate
@@ -139,9 +137,7 @@ def _step(book: Ledger, plan: Setting, container: masks.MaskSet, clock: Clock, i
     assumed |= learning is None
     book.set_gradient_counts(parts.gradient.planned_counts(container, counts if learning is None else learning, clock))
     wanted = {
-        line: density
-        for policy in (parts.sparsity, parts.gradient, parts.data)
-        for line, density in policy.gradients_wanted(sparsity, clock).items()
+        line: density for policy in parts.policies for line, density in policy.gradients_wanted(sparsity, clock).items()
     }
     book.step(images, past, wanted)
     return assumed
